@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/json.h"
+
+static void free_doc(void *doc) {
+    yyjson_doc_free(doc);
+}
+
+static void *json_malloc(void *ctx, size_t n) {
+    (void)ctx;
+    return td_malloc(n);
+}
+static void *json_realloc(void *ctx, void *p, size_t old, size_t n) {
+    (void)ctx, (void)old;
+    return td_realloc(p, n);
+}
+static void json_free(void *ctx, void *p) {
+    (void)ctx;
+    td_free(p);
+}
+static const yyjson_alc allocator = {json_malloc, json_realloc, json_free, NULL};
+
+// yyjson itself does not recurse, but what reads the values later may: depth is checked on the bytes before parsing.
+static bool depth_exceeds(struct td_str s, unsigned max) {
+    unsigned depth = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < s.n; i++) {
+        char c = s.p[i];
+        if (in_string) {
+            if (c == '\\')
+                i++;
+            else if (c == '"')
+                in_string = false;
+        } else if (c == '"') {
+            in_string = true;
+        } else if (c == '{' || c == '[') {
+            if (++depth > max)
+                return true;
+        } else if (c == '}' || c == ']') {
+            if (depth)
+                depth--;
+        }
+    }
+    return false;
+}
+
+enum td_err td_json_parse(struct td_arena *arena, struct td_str text, unsigned depth_max, td_json **out,
+                          struct td_error *e) {
+    yyjson_read_err read_err;
+    if (depth_exceeds(text, depth_max))
+        return td_error_set(e, TD_ERR_LIMIT, "JSON is nested deeper than %u levels", depth_max);
+    yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)text.p, text.n, YYJSON_READ_NOFLAG, &allocator, &read_err);
+    if (!doc) {
+        if (read_err.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
+            return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading JSON");
+        return td_error_set(e, TD_ERR_BAD_JSON, "invalid JSON at byte %zu: %s", read_err.pos, read_err.msg);
+    }
+    if (td_arena_on_finish(arena, free_doc, doc) != TD_OK) {
+        yyjson_doc_free(doc);
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading JSON");
+    }
+    *out = yyjson_doc_get_root(doc);
+    return TD_OK;
+}
+
+td_json *td_json_get(td_json *obj, const char *key) {
+    td_json *v = yyjson_obj_get(obj, key);
+    return yyjson_is_null(v) ? NULL : v;
+}
+
+struct td_str td_json_get_str(td_json *obj, const char *key) {
+    td_json *v = yyjson_obj_get(obj, key);
+    return yyjson_is_str(v) ? td_json_str(v) : TD_STR_NONE;
+}
+
+double td_json_get_num(td_json *obj, const char *key, double otherwise) {
+    td_json *v = yyjson_obj_get(obj, key);
+    return yyjson_is_num(v) ? yyjson_get_num(v) : otherwise;
+}
+
+int64_t td_json_get_int(td_json *obj, const char *key, int64_t otherwise) {
+    td_json *v = yyjson_obj_get(obj, key);
+    if (yyjson_is_uint(v) && yyjson_get_uint(v) > INT64_MAX)
+        return otherwise;
+    return yyjson_is_int(v) ? yyjson_get_sint(v) : otherwise;
+}
+
+bool td_json_get_bool(td_json *obj, const char *key, bool otherwise) {
+    td_json *v = yyjson_obj_get(obj, key);
+    return yyjson_is_bool(v) ? yyjson_get_bool(v) : otherwise;
+}
+
+enum td_err td_json_write(td_json *v, struct td_buf *out) {
+    size_t n;
+    yyjson_write_err err;
+    char *text = yyjson_val_write_opts(v, YYJSON_WRITE_NOFLAG, &allocator, &n, &err);
+    if (!text)
+        return TD_ERR_NOMEM;
+    enum td_err e = td_buf_add(out, text, n);
+    td_free(text);
+    return e;
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// JSON (RFC 8259) through yyjson: parse once, in place, with a depth limit; small typed getters that tell a wrong type
+// from an absent key. Only this header includes yyjson. Values live as long as their document. One owner.
+#ifndef TD_BASE_JSON_H
+#define TD_BASE_JSON_H
+
+#include <yyjson.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+
+typedef yyjson_val td_json; // yyjson's own handle, used through its own accessors; the one typedef in the tree
+
+// Parses `text` (copied), at most `depth_max` levels deep. The document is freed with the arena. On error *e says where
+// (byte offset) and why, without quoting the text. TD_ERR_BAD_JSON, TD_ERR_LIMIT (depth), TD_ERR_NOMEM.
+enum td_err td_json_parse(struct td_arena *arena, struct td_str text, unsigned depth_max, td_json **out,
+                          struct td_error *e) TD_MUST_USE;
+
+static inline struct td_str td_json_str(td_json *v) {
+    return (struct td_str){yyjson_get_str(v), yyjson_get_len(v)};
+}
+// obj[key] or NULL; also NULL where obj is no object or the value is JSON null.
+td_json *td_json_get(td_json *obj, const char *key);
+struct td_str td_json_get_str(td_json *obj, const char *key); // {NULL,0} when absent or no string
+double td_json_get_num(td_json *obj, const char *key, double otherwise);
+int64_t td_json_get_int(td_json *obj, const char *key, int64_t otherwise);
+bool td_json_get_bool(td_json *obj, const char *key, bool otherwise);
+// Appends the value as compact JSON.
+enum td_err td_json_write(td_json *v, struct td_buf *out) TD_MUST_USE;
+
+#endif

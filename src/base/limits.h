@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every fixed limit of the program with its reason. Each has a test at and over it. Bytes, milliseconds and counts are
+// named in the unit. What an operator may change is in the configuration; these are what even an operator may not
+// exceed.
+#ifndef TD_BASE_LIMITS_H
+#define TD_BASE_LIMITS_H
+
+// HTTP from clients (RFC 9110 and 9112 leave these to us).
+#define TD_REQUEST_LINE_BYTES_MAX (8u << 10) // longer lines are attacks, not URLs of this API
+#define TD_HEADER_BYTES_MAX (32u << 10)      // all header fields together
+#define TD_HEADER_FIELDS_MAX 100u            // bounds the cost of walking them
+#define TD_HEADER_TIME_MS_MAX 10000u         // slow senders hold a connection, not a thread, but still a slot
+#define TD_BODY_BYTES_MAX (32u << 20)        // images in base64 fit; more belongs into a file store
+#define TD_BODY_RATE_BYTES_MIN 1024u         // per second, after the first ten seconds
+#define TD_CONNECTIONS_MAX 4096u             // all clients
+#define TD_CONNECTIONS_PER_PEER_MAX 64u      // one remote address (loopback is exempt)
+#define TD_JSON_DEPTH_MAX 64u                // no API body of this field needs more than about 15
+
+// What comes back from upstreams.
+#define TD_REPLY_BYTES_MAX (64u << 20) // one whole answer
+#define TD_REPLY_HEADER_BYTES_MAX (64u << 10)
+#define TD_SSE_LINE_BYTES_MAX (1u << 20) // one event line of a stream
+#define TD_INFLATE_RATIO_MAX 20u         // gzip bombs
+
+// A request's inside.
+#define TD_ARENA_BYTES_MAX (192u << 20) // body, its JSON tree (5 x) and the copies an attempt needs
+#define TD_MESSAGES_MAX 16384u
+#define TD_TOOLS_MAX 512u
+#define TD_CHOICES_MAX 16u // `n`
+#define TD_STOPS_MAX 16u
+#define TD_LOGPROBS_MAX 20u    // OpenAI's own limit
+#define TD_LABELS_MAX 32u      // labels are bits of one word
+#define TD_NAME_BYTES_MAX 128u // names of targets, tenants, models, conversations
+
+// The house.
+#define TD_TARGETS_MAX 64u // a plan holds a verdict for each; bit sets are one word
+#define TD_RULES_MAX 256u
+#define TD_ATTEMPTS_MAX 8u                  // in one exchange, all kinds together
+#define TD_HOPS_MAX 4u                      // chains of Tandems
+#define TD_TEMPLATE_MS_MAX 100u             // rendering a chat template that a model file brought
+#define TD_HOST_FRAME_BYTES_MAX (64u << 20) // one frame of the model-host protocol
+
+#endif

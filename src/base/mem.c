@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/mem.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static atomic_uint_fast64_t fail_at;
+static atomic_uint_fast64_t alloc_count;
+static atomic_bool counting;
+
+__attribute__((constructor)) static void read_environment(void) {
+    const char *z = getenv("TANDEM_FAIL_ALLOC");
+    if (z)
+        td_alloc_fail_at(strtoull(z, NULL, 10));
+}
+
+void td_alloc_fail_at(uint64_t number) {
+    atomic_store(&alloc_count, 0);
+    atomic_store(&fail_at, number);
+    atomic_store(&counting, number != 0);
+}
+
+uint64_t td_alloc_count(void) {
+    return atomic_load(&alloc_count);
+}
+
+static bool fails_now(void) {
+    if (!atomic_load_explicit(&counting, memory_order_relaxed))
+        return false;
+    return atomic_fetch_add(&alloc_count, 1) + 1 == atomic_load(&fail_at);
+}
+
+void *td_malloc(size_t n) {
+    return fails_now() ? NULL : malloc(n ? n : 1);
+}
+
+void *td_calloc(size_t count, size_t n) {
+    return fails_now() ? NULL : calloc(count ? count : 1, n ? n : 1);
+}
+
+void *td_realloc(void *p, size_t n) {
+    return fails_now() ? NULL : realloc(p, n ? n : 1);
+}
+
+char *td_strndup(const char *p, size_t n) {
+    char *copy = td_malloc(n + 1);
+    if (copy) {
+        if (n)
+            memcpy(copy, p, n);
+        copy[n] = 0;
+    }
+    return copy;
+}
+
+char *td_strdup(const char *z) {
+    return td_strndup(z, strlen(z));
+}
+
+void td_free(void *p) {
+    free(p);
+}
+
+#define CHUNK_MIN 4096
+#define ALIGN 16
+
+struct td_arena_chunk {
+    struct td_arena_chunk *next;
+    size_t used, cap;
+    _Alignas(ALIGN) char bytes[];
+};
+
+struct td_arena_cleanup {
+    struct td_arena_cleanup *next;
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+void td_arena_init(struct td_arena *a, size_t ceiling) {
+    *a = (struct td_arena){.ceiling = ceiling};
+}
+
+void td_arena_finish(struct td_arena *a) {
+    while (a->cleanups) {
+        struct td_arena_cleanup *c = a->cleanups;
+        a->cleanups = c->next;
+        c->fn(c->arg);
+    }
+    while (a->head) {
+        struct td_arena_chunk *next = a->head->next;
+        td_free(a->head);
+        a->head = next;
+    }
+    a->used = 0;
+}
+
+void *td_arena_alloc(struct td_arena *a, size_t n) {
+    if (n > a->ceiling)
+        return NULL;
+    n = (n + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    if (n == 0)
+        n = ALIGN;
+    if (n > a->ceiling || a->used > a->ceiling - n)
+        return NULL;
+    if (!a->head || a->head->cap - a->head->used < n) {
+        // Chunks double with use, so a big request costs few of them and a small one a single page.
+        size_t cap = a->used < CHUNK_MIN ? CHUNK_MIN - sizeof(struct td_arena_chunk) : a->used;
+        if (cap < n)
+            cap = n;
+        if (cap > (1u << 20) && cap > n)
+            cap = n > (1u << 20) ? n : 1u << 20;
+        struct td_arena_chunk *c = td_malloc(sizeof *c + cap);
+        if (!c)
+            return NULL;
+        c->used = 0;
+        c->cap = cap;
+        if (a->head && n == cap && a->head->cap - a->head->used > 256) {
+            // A single large block goes behind the head, whose rest stays useful.
+            c->next = a->head->next;
+            a->head->next = c;
+            c->used = n;
+            a->used += n;
+            return memset(c->bytes, 0, n);
+        }
+        c->next = a->head;
+        a->head = c;
+    }
+    void *p = a->head->bytes + a->head->used;
+    a->head->used += n;
+    a->used += n;
+    return memset(p, 0, n);
+}
+
+void *td_arena_array(struct td_arena *a, size_t count, size_t n) {
+    if (n && count > SIZE_MAX / n)
+        return NULL;
+    return td_arena_alloc(a, count * n);
+}
+
+struct td_str td_arena_str(struct td_arena *a, struct td_str s) {
+    char *p = td_arena_alloc(a, s.n + 1);
+    if (!p)
+        return TD_STR_NONE;
+    if (s.n)
+        memcpy(p, s.p, s.n);
+    return (struct td_str){p, s.n};
+}
+
+struct td_str td_arena_printf(struct td_arena *a, const char *fmt, ...) {
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    char *p = n < 0 ? NULL : td_arena_alloc(a, (size_t)n + 1);
+    if (p)
+        vsnprintf(p, (size_t)n + 1, fmt, again);
+    va_end(again);
+    return p ? (struct td_str){p, (size_t)n} : TD_STR_NONE;
+}
+
+enum td_err td_arena_on_finish(struct td_arena *a, void (*fn)(void *arg), void *arg) {
+    struct td_arena_cleanup *c = td_arena_alloc(a, sizeof *c);
+    if (!c)
+        return TD_ERR_NOMEM;
+    *c = (struct td_arena_cleanup){a->cleanups, fn, arg};
+    a->cleanups = c;
+    return TD_OK;
+}
+
+void td_buf_init(struct td_buf *b, size_t ceiling) {
+    *b = (struct td_buf){.ceiling = ceiling};
+}
+
+void td_buf_finish(struct td_buf *b) {
+    td_free(b->p);
+    b->p = NULL;
+    b->n = b->cap = 0;
+}
+
+void td_buf_clear(struct td_buf *b) {
+    b->n = 0;
+}
+
+static enum td_err grow(struct td_buf *b, size_t n) {
+    if (n > b->ceiling || b->n > b->ceiling - n)
+        return TD_ERR_LIMIT;
+    if (b->cap - b->n >= n)
+        return TD_OK;
+    size_t cap = b->cap ? b->cap : 128;
+    while (cap < b->n + n)
+        cap *= 2;
+    char *p = td_realloc(b->p, cap);
+    if (!p)
+        return TD_ERR_NOMEM;
+    b->p = p;
+    b->cap = cap;
+    return TD_OK;
+}
+
+enum td_err td_buf_add(struct td_buf *b, const void *p, size_t n) {
+    enum td_err err = grow(b, n);
+    if (err == TD_OK && n) {
+        memcpy(b->p + b->n, p, n);
+        b->n += n;
+    }
+    return err;
+}
+
+enum td_err td_buf_add_str(struct td_buf *b, struct td_str s) {
+    return td_buf_add(b, s.p, s.n);
+}
+
+enum td_err td_buf_addz(struct td_buf *b, const char *z) {
+    return td_buf_add(b, z, strlen(z));
+}
+
+enum td_err td_buf_addc(struct td_buf *b, char c) {
+    return td_buf_add(b, &c, 1);
+}
+
+enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {
+    va_list args, again;
+    va_start(args, fmt);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, fmt, args);
+    va_end(args);
+    enum td_err err = n < 0 ? TD_ERR_INTERNAL : grow(b, (size_t)n);
+    if (err == TD_OK)
+        err = grow(b, (size_t)n + 1) == TD_OK ? TD_OK : TD_ERR_LIMIT; // vsnprintf also writes its NUL
+    if (err == TD_OK) {
+        vsnprintf(b->p + b->n, (size_t)n + 1, fmt, again);
+        b->n += (size_t)n;
+    }
+    va_end(again);
+    return err;
+}
+
+enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
+    static const char hex[] = "0123456789abcdef";
+    size_t before = b->n;
+    enum td_err err = td_buf_addc(b, '"');
+    size_t from = 0;
+    for (size_t i = 0; err == TD_OK && i < s.n; i++) {
+        unsigned char c = (unsigned char)s.p[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        err = td_buf_add(b, s.p + from, i - from);
+        from = i + 1;
+        char esc[6] = {'\\', 0};
+        size_t len = 2;
+        switch (c) {
+        case '"':
+        case '\\':
+            esc[1] = (char)c;
+            break;
+        case '\n':
+            esc[1] = 'n';
+            break;
+        case '\r':
+            esc[1] = 'r';
+            break;
+        case '\t':
+            esc[1] = 't';
+            break;
+        default:
+            memcpy(esc, "\\u00", 4);
+            esc[4] = hex[c >> 4];
+            esc[5] = hex[c & 15];
+            len = 6;
+        }
+        if (err == TD_OK)
+            err = td_buf_add(b, esc, len);
+    }
+    if (err == TD_OK)
+        err = td_buf_add(b, s.p ? s.p + from : "", s.n - from);
+    if (err == TD_OK)
+        err = td_buf_addc(b, '"');
+    if (err != TD_OK)
+        b->n = before;
+    return err;
+}
+
+char *td_buf_reserve(struct td_buf *b, size_t n) {
+    return grow(b, n) == TD_OK ? b->p + b->n : NULL;
+}
+
+void td_buf_drop(struct td_buf *b, size_t n) {
+    if (n < b->n)
+        memmove(b->p, b->p + n, b->n - n);
+    b->n = n < b->n ? b->n - n : 0;
+}
+
+const char *td_buf_z(struct td_buf *b) {
+    size_t ceiling = b->ceiling;
+    b->ceiling = ceiling + 1; // the NUL is not content
+    enum td_err err = grow(b, 1);
+    b->ceiling = ceiling;
+    if (err != TD_OK)
+        return NULL;
+    b->p[b->n] = 0;
+    return b->p;
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// The event loop of one worker thread: file descriptors, timers, and a queue through which other threads reach it. A
+// thin layer over libevent; `td_loop_base` hands out the `struct event_base` for the few rooms that drive libraries of
+// their own on it (server: the HTTP listener; remote: libcurl's sockets). Everything but td_loop_post and td_loop_stop
+// belongs to the loop's own thread.
+#ifndef TD_LOOP_LOOP_H
+#define TD_LOOP_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct td_loop;
+struct td_watch;
+struct td_timer;
+struct event_base;
+
+enum { TD_WATCH_READ = 1, TD_WATCH_WRITE = 2 };
+
+// Makes a loop; it runs when some thread calls td_loop_run. NULL without memory or descriptors.
+struct td_loop *td_loop_create(void);
+void td_loop_destroy(struct td_loop *loop);
+// Runs until td_loop_stop. Call from the thread that shall own the loop.
+void td_loop_run(struct td_loop *loop);
+// Any thread.
+void td_loop_stop(struct td_loop *loop);
+struct event_base *td_loop_base(struct td_loop *loop);
+// Monotonic nanoseconds, refreshed once per turn of the loop: cheap.
+uint64_t td_loop_now_ns(const struct td_loop *loop);
+
+// Runs fn(arg) on the loop's thread, in order of posting. Any thread. TD_ERR_NOMEM: it will not run.
+enum td_err td_loop_post(struct td_loop *loop, void (*fn)(void *arg), void *arg) TD_MUST_USE;
+
+// Watches a descriptor (level-triggered) until changed or destroyed. `events` 0 pauses it.
+struct td_watch *td_watch_create(struct td_loop *loop, int fd, void (*fn)(void *arg, int events), void *arg);
+enum td_err td_watch_set(struct td_watch *w, int events) TD_MUST_USE;
+void td_watch_destroy(struct td_watch *w);
+
+// A one-shot timer that can be armed again. fn runs on the loop's thread.
+struct td_timer *td_timer_create(struct td_loop *loop, void (*fn)(void *arg), void *arg);
+void td_timer_arm(struct td_timer *t, uint64_t after_ms); // replaces an earlier arming
+void td_timer_disarm(struct td_timer *t);
+void td_timer_destroy(struct td_timer *t);
+
+#endif

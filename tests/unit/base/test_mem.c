@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "unit.h"
+
+#include "base/str.h"
+
+static void arena_stops_at_its_ceiling(void **state) {
+    (void)state;
+    struct td_arena a;
+    td_arena_init(&a, 1024);
+    assert_non_null(td_arena_alloc(&a, 1008));
+    assert_non_null(td_arena_alloc(&a, 16));
+    assert_null(td_arena_alloc(&a, 1));
+    td_arena_finish(&a);
+}
+
+static void arena_memory_is_zeroed_and_aligned(void **state) {
+    (void)state;
+    struct td_arena a;
+    td_arena_init(&a, 1 << 20);
+    for (size_t n = 1; n < 9000; n += 97) {
+        unsigned char *p = td_arena_alloc(&a, n);
+        assert_non_null(p);
+        assert_int_equal((uintptr_t)p % 16, 0);
+        for (size_t i = 0; i < n; i++)
+            assert_int_equal(p[i], 0);
+        memset(p, 0xff, n);
+    }
+    td_arena_finish(&a);
+}
+
+static int order[2], ran;
+static void note(void *arg) {
+    order[ran++] = (int)(intptr_t)arg;
+}
+
+static void arena_cleans_up_last_first(void **state) {
+    (void)state;
+    struct td_arena a;
+    td_arena_init(&a, 4096);
+    assert_ok(td_arena_on_finish(&a, note, (void *)1));
+    assert_ok(td_arena_on_finish(&a, note, (void *)2));
+    td_arena_finish(&a);
+    assert_int_equal(ran, 2);
+    assert_int_equal(order[0], 2);
+    assert_int_equal(order[1], 1);
+}
+
+static void buffer_refuses_more_than_its_ceiling_and_stays_whole(void **state) {
+    (void)state;
+    struct td_buf b;
+    td_buf_init(&b, 5);
+    assert_ok(td_buf_addz(&b, "12345"));
+    assert_int_equal(td_buf_addc(&b, '6'), TD_ERR_LIMIT);
+    assert_str(td_buf_str(&b), "12345");
+    assert_string_equal(td_buf_z(&b), "12345");
+    td_buf_drop(&b, 2);
+    assert_str(td_buf_str(&b), "345");
+    td_buf_finish(&b);
+}
+
+static void buffer_escapes_json(void **state) {
+    (void)state;
+    struct td_buf b;
+    td_buf_init(&b, 100);
+    assert_ok(td_buf_add_json(&b, TD_STR("a\"b\\\n\x01ż")));
+    assert_str(td_buf_str(&b), "\"a\\\"b\\\\\\n\\u0001ż\"");
+    td_buf_finish(&b);
+}
+
+static void a_failed_allocation_changes_nothing(void **state) {
+    (void)state;
+    struct td_buf b;
+    td_buf_init(&b, 1000);
+    assert_ok(td_buf_addz(&b, "kept"));
+    td_alloc_fail_at(1);
+    char big[500] = {0};
+    assert_int_equal(td_buf_add(&b, big, sizeof big), TD_ERR_NOMEM);
+    td_alloc_fail_at(0);
+    assert_str(td_buf_str(&b), "kept");
+    td_buf_finish(&b);
+}
+
+static void utf8_is_told_from_what_only_looks_like_it(void **state) {
+    (void)state;
+    assert_true(td_str_is_utf8(TD_STR("plain ascii, longer than eight bytes")));
+    assert_true(td_str_is_utf8(TD_STR("zażółć \xf0\x9f\x98\x80")));
+    assert_false(td_str_is_utf8(TD_STR("\xc0\xaf")));         // overlong
+    assert_false(td_str_is_utf8(TD_STR("\xed\xa0\x80")));     // surrogate
+    assert_false(td_str_is_utf8(TD_STR("\xf4\x90\x80\x80"))); // beyond U+10FFFF
+    assert_false(td_str_is_utf8(TD_STR("12345678\xe2\x82"))); // cut
+    assert_int_equal(td_str_utf8_whole(TD_STR("ab\xe2\x82")), 2);
+    assert_int_equal(td_str_utf8_whole(TD_STR("ab\xe2\x82\xac")), 5);
+    assert_int_equal(td_str_utf8_whole(TD_STR("ab")), 2);
+}
+
+static void numbers_do_not_overflow(void **state) {
+    (void)state;
+    uint64_t v;
+    assert_true(td_str_to_u64(TD_STR("18446744073709551615"), &v));
+    assert_true(v == UINT64_MAX);
+    assert_false(td_str_to_u64(TD_STR("18446744073709551616"), &v));
+    assert_false(td_str_to_u64(TD_STR("-1"), &v));
+    assert_false(td_str_to_u64(TD_STR(""), &v));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(arena_stops_at_its_ceiling),
+        cmocka_unit_test(arena_memory_is_zeroed_and_aligned),
+        cmocka_unit_test(arena_cleans_up_last_first),
+        cmocka_unit_test(buffer_refuses_more_than_its_ceiling_and_stays_whole),
+        cmocka_unit_test(buffer_escapes_json),
+        cmocka_unit_test(a_failed_allocation_changes_nothing),
+        cmocka_unit_test(utf8_is_told_from_what_only_looks_like_it),
+        cmocka_unit_test(numbers_do_not_overflow),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
