@@ -5,53 +5,15 @@
 #ifndef TD_ROUTE_PLAN_H
 #define TD_ROUTE_PLAN_H
 
+#include "policy/reason.h"
 #include "target/world.h"
-
-// Why a target was taken or refused. X(NAME, "stable-word", "English text")
-#define TD_REASON_LIST(X)                                                                                              \
-    X(CHOSEN, "chosen", "best by preference, quality, latency and cost")                                               \
-    X(PINNED, "pinned", "the request names this target")                                                               \
-    X(FALLBACK, "fallback", "next best")                                                                               \
-    X(LOCAL_FIRST, "local-first", "cascade: the device tries first")                                                   \
-    X(DRAFT, "draft", "progressive: gives the draft")                                                                  \
-    X(REFINE, "refine", "progressive: gives the better answer")                                                        \
-    X(HEDGE, "hedge", "second try when the first is slow")                                                             \
-    X(OFFLINE, "offline", "the network is gone; answered on the device, degraded")                                     \
-    X(NOT_PINNED, "not-pinned", "the request names another target")                                                    \
-    X(CLASS, "class", "the data class is above its clearance")                                                         \
-    X(LABEL, "label", "a label is not cleared for it")                                                                 \
-    X(RESIDENCY, "residency", "its region is not allowed for this request")                                            \
-    X(TIER, "tier", "its tier is not allowed for this request")                                                        \
-    X(DENIED, "denied", "a rule denies it")                                                                            \
-    X(LOCAL_ONLY, "local-only", "a rule keeps this request on the device")                                             \
-    X(CAPABILITY, "capability", "it cannot do what the request needs")                                                 \
-    X(CONTEXT, "context", "the input does not fit its context")                                                        \
-    X(HEALTH, "health", "it is failing; its breaker is open")                                                          \
-    X(NOT_READY, "not-ready", "it is not ready")                                                                       \
-    X(NO_LINK, "no-link", "there is no network")                                                                       \
-    X(METERED, "metered", "the link is metered and the rule or preference avoids it")                                  \
-    X(DEADLINE, "deadline", "it cannot answer before the deadline")                                                    \
-    X(COST, "cost", "it would cost more than the request or the budget allows")                                        \
-    X(DEVICE, "device", "the device is too hot, too low on battery or out of memory")                                  \
-    X(OVERLOADED, "overloaded", "its queue is full")                                                                   \
-    X(RANKED_OUT, "ranked-out", "allowed, but the plan has enough better ones")                                        \
-    X(RETRY_AFTER, "retry-after", "it asked to be left alone for now")
-
-enum td_reason {
-#define X(name, word, text) TD_REASON_##name,
-    TD_REASON_LIST(X)
-#undef X
-        TD_REASON_COUNT
-};
-
-enum td_on_cut { TD_ON_CUT_CONTINUE, TD_ON_CUT_RESTART, TD_ON_CUT_ERROR };
 
 struct td_verdict {
     bool taken;
     enum td_reason reason;
     struct td_str rule;  // name of the deciding rule, "" none; points into the configuration snapshot
     double score;        // utility, NaN where refused
-    int64_t cost_nusd;   // expected
+    int64_t cost_nusd;   // expected, with the prices of the configuration
     uint32_t latency_ms; // expected time to first token
     double quality;      // expected
 };
@@ -84,10 +46,11 @@ struct td_plan {
     bool blocked;  // a rule with transform block
     struct td_str block_rule, block_reason;
     uint64_t policy_version;
-    uint64_t draw; // the random draw used for ties and jitter, stored for replay
+    enum td_prefer prefer;   // effective, never DEFAULT
+    struct td_str mode_rule; // rule that gave the mode, "" none
+    bool shed;               // batch work: the first to be turned away under load
+    uint32_t retry_after_ms; // no step: when asking again may help; 0 unknown
+    uint64_t draw;           // the random draw used for ties and jitter, stored for replay
 };
-
-const char *td_reason_word(enum td_reason reason);
-const char *td_reason_text(enum td_reason reason);
 
 #endif

@@ -8,6 +8,8 @@
 #include "wire/request.h"
 
 enum td_tier { TD_TIER_DEVICE, TD_TIER_EDGE, TD_TIER_ONPREM, TD_TIER_CLOUD, TD_TIER_COUNT };
+// What a model is good for, in general (CONTRACT, World). COMMAND: made for short assistant commands, nothing else.
+enum td_model_class { TD_MODEL_SMALL, TD_MODEL_MEDIUM, TD_MODEL_LARGE, TD_MODEL_REASONING, TD_MODEL_COMMAND };
 enum td_provider { TD_PROVIDER_LLAMA, TD_PROVIDER_OPENAI, TD_PROVIDER_TANDEM, TD_PROVIDER_FAKE };
 
 // Milliseconds; 0 is never "for ever": the configuration fills in defaults.
@@ -51,7 +53,8 @@ struct td_target {
     uint32_t capabilities;    // enum td_capability bits
     double quality;           // prior 0..1
     struct td_str class_name; // capability class: small, medium, large, reasoning, command
-    uint32_t latency_ms;      // prior of time to first token; 0 by tier
+    enum td_model_class model_class;
+    uint32_t latency_ms; // prior of time to first token; 0 by tier
     struct td_timeouts timeouts;
     struct td_str *fallback; // names that may follow when this target is pinned
     uint32_t fallback_count;
@@ -64,6 +67,12 @@ struct td_target {
     uint32_t gpu_layers, threads; // llama
     uint32_t queue_max;           // waiting attempts before it counts as full
     uint64_t memory_bytes_max;    // llama: 0 the runtime's ceiling alone
+    enum td_tier policy_tier;     // the tier that rules see: an openai target that may forward counts as cloud
+    bool loopback;                // its traffic stays on this machine (llama, loopback address, Unix socket)
+    bool fresh;                   // knows things newer than a model's training (search, retrieval)
+    bool insecure;                // http:// beyond loopback was asked for explicitly
+    bool model_found;             // llama: the model file existed when the configuration was read
+    uint64_t name_hash;           // of `name`; the same in every snapshot
 };
 
 #endif

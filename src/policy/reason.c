@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "route/plan.h"
+#include "policy/reason.h"
 
 static const struct {
     const char *word, *text;
