@@ -24,9 +24,20 @@ enum td_err td_error_set(struct td_error *e, enum td_err code, const char *fmt, 
     if (e) {
         va_list args;
         e->code = code;
+        e->param[0] = 0;
         va_start(args, fmt);
         vsnprintf(e->message, sizeof e->message, fmt, args);
         va_end(args);
     }
     return code;
+}
+
+enum td_err td_error_param(struct td_error *e, const char *fmt, ...) {
+    if (!e)
+        return TD_OK;
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(e->param, sizeof e->param, fmt, args);
+    va_end(args);
+    return e->code;
 }

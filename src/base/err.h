@@ -43,6 +43,7 @@
     X(CUT, "tandem.upstream.cut", "the upstream's answer ended before its finish")                                     \
     X(UPSTREAM_AUTH, "tandem.upstream.auth", "the upstream refused the credentials")                                   \
     X(UPSTREAM_RATE, "tandem.upstream.rate", "the upstream is limiting requests")                                      \
+    X(UPSTREAM_QUOTA, "tandem.upstream.quota", "the account at the upstream is used up")                               \
     X(UPSTREAM_REQUEST, "tandem.upstream.request", "the upstream refused the request")                                 \
     X(UPSTREAM_NOT_FOUND, "tandem.upstream.not_found", "the upstream does not know the model")                         \
     X(UPSTREAM_SERVER, "tandem.upstream.server", "the upstream failed")                                                \
@@ -68,6 +69,7 @@ enum td_err {
 struct td_error {
     enum td_err code;
     char message[240];
+    char param[80]; // the field of the request that is wrong ("messages[2].content"), "" none
 };
 
 // The stable public code ("tandem.policy.no_target"), "" for TD_OK. Static storage.
@@ -77,5 +79,7 @@ const char *td_err_text(enum td_err err);
 // Fills `e` (may be NULL) with `code` and a formatted message, and returns `code`, so `return td_error_set(…)` reads
 // well.
 enum td_err td_error_set(struct td_error *e, enum td_err code, const char *fmt, ...) TD_PRINTF(3, 4);
+// Names the field at fault; call after td_error_set, which empties it. Returns e's code (TD_OK for NULL).
+enum td_err td_error_param(struct td_error *e, const char *fmt, ...) TD_PRINTF(2, 3);
 
 #endif

@@ -26,7 +26,10 @@
 #define TD_ARENA_BYTES_MAX (192u << 20) // body, its JSON tree (5 x) and the copies an attempt needs
 #define TD_MESSAGES_MAX 16384u
 #define TD_TOOLS_MAX 512u
-#define TD_CHOICES_MAX 16u // `n`
+#define TD_CHOICES_MAX 16u                       // `n`
+#define TD_INPUTS_MAX 2048u                      // texts of one embedding request, OpenAI's own limit
+#define TD_TOOL_CALLS_MAX 128u                   // in one message or answer; OpenAI allows as many tools
+#define TD_DEADLINE_MS_MAX (24u * 3600u * 1000u) // a caller's wish: what waits longer belongs into the outbox
 #define TD_STOPS_MAX 16u
 #define TD_LOGPROBS_MAX 20u    // OpenAI's own limit
 #define TD_LABELS_MAX 32u      // labels are bits of one word

@@ -74,9 +74,16 @@ struct td_event {
         } error;
     };
     bool damaged; // an event before this one could not be read and was left out
-    // The provider's own chunk where client and provider speak the same dialect (unknown fields pass through); else
-    // NULL.
+    // The provider's own chunk or body (its root) where client and provider speak the same dialect, so that fields
+    // unknown here pass through; set on the first event of each choice in a chunk, else NULL. A DELTA without text may
+    // come for its sake alone.
     td_json *raw;
 };
+
+// Where a reader hands its events to.
+typedef void (*td_event_fn)(void *user, const struct td_event *event);
+
+// "stop", "length", "tool_calls", "content_filter". Static storage.
+const char *td_finish_word(enum td_finish f);
 
 #endif

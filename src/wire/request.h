@@ -72,6 +72,8 @@ enum td_prefer {
 };
 enum td_mode { TD_MODE_DEFAULT, TD_MODE_SINGLE, TD_MODE_FALLBACK, TD_MODE_CASCADE, TD_MODE_PROGRESSIVE, TD_MODE_HEDGE };
 
+#define TD_WISH_TIERS_MAX 4
+
 // The caller's wishes: the `tandem` object of the body or x-tandem-… headers (headers win). They narrow, never widen.
 struct td_wishes {
     enum td_prefer prefer;
@@ -87,6 +89,10 @@ struct td_wishes {
     struct td_str conversation, priority; // priority: "interactive" (default) or "batch"
     uint32_t refine_after_ms;
     bool queue; // wants a better answer later if only a lesser one can be had now (outbox)
+    // Chains of Tandems: what the Tandem before this one still allows.
+    struct td_str tiers[TD_WISH_TIERS_MAX]; // "device", "edge", "onprem", "cloud"; none: all
+    uint32_t tier_count;
+    uint32_t hops; // Tandems that this request has passed already
 };
 
 struct td_request {
@@ -119,10 +125,37 @@ struct td_request {
     bool stream, include_usage;
     bool logprobs;
     uint32_t top_logprobs;
+    bool max_completion_tokens; // max_tokens came under its newer name
     struct td_str user;
     uint32_t capabilities; // enum td_capability bits this request needs
     uint32_t text_bytes;   // all text in it, for token estimates
     struct td_wishes wishes;
 };
+
+// The words of the wire for these enums; "" for DEFAULT and UNKNOWN. Static storage.
+const char *td_class_word(enum td_class c);
+const char *td_prefer_word(enum td_prefer p);
+const char *td_mode_word(enum td_mode m);
+const char *td_role_word(enum td_role r);
+// The reverse; false, *out untouched, where the word is not known (DEFAULT and UNKNOWN have none).
+bool td_class_parse(struct td_str word, enum td_class *out);
+bool td_prefer_parse(struct td_str word, enum td_prefer *out);
+bool td_mode_parse(struct td_str word, enum td_mode *out);
+
+// No wishes: what every reader starts from (max_cost_nusd -1, all else zero).
+void td_wishes_init(struct td_wishes *w);
+// The `tandem` object of a body. `arena` as long as the request. Unknown keys are refused: a wish that narrows must
+// not get lost to a typing error. TD_ERR_BAD_REQUEST (with e->param "tandem.…"), TD_ERR_NOMEM.
+enum td_err td_wishes_read(struct td_arena *arena, td_json *tandem, struct td_wishes *w,
+                           struct td_error *e) TD_MUST_USE;
+// One header field; `name` in any case. Names that do not begin with "x-tandem-" are TD_OK and change nothing. Apply
+// after the body was read: class, deadline and cost take the stricter of both, labels and tiers add up (tiers to the
+// common ones), for all else the header wins. `value` must live as long as the request. TD_ERR_BAD_REQUEST (e->param is
+// the header's name) for an unknown x-tandem- name or a value that is not allowed.
+enum td_err td_wishes_read_header(struct td_wishes *w, struct td_str name, struct td_str value,
+                                  struct td_error *e) TD_MUST_USE;
+// Appends the wishes as a `tandem` object for the next Tandem of a chain; only what is set. Mode "progressive" is left
+// out: revisions are not relayed.
+enum td_err td_wishes_write(const struct td_wishes *w, struct td_buf *out) TD_MUST_USE;
 
 #endif
