@@ -10,6 +10,7 @@
 
 #include "policy/facts.h"
 #include "policy/reason.h"
+#include "target/world.h"
 
 // In order of strictness.
 enum td_transform { TD_TRANSFORM_NONE, TD_TRANSFORM_LOCAL_ONLY, TD_TRANSFORM_BLOCK };
