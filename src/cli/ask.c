@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "cli/chat.h"
+
+static const char *model, *prefer, *data_class, *tools_file, *system_text;
+static bool no_tools, progressive, fresh;
+static long max_tokens;
+
+struct view {
+    uint64_t start_ns, first_ns;
+    struct td_buf text; // what stands on the screen
+    struct td_buf tools; // JSON, for --json
+    unsigned tool_count;
+    struct td_answer end;
+    char target[128], tier[16], model[128], reason[32], code[64], message[256], finish[32], exchange[32];
+    bool failed;
+};
+
+static void keep(struct view *v, const struct td_answer *a) {
+    snprintf(v->target, sizeof v->target, "%s", a->target);
+    snprintf(v->tier, sizeof v->tier, "%s", a->tier);
+    snprintf(v->model, sizeof v->model, "%s", a->model);
+    snprintf(v->reason, sizeof v->reason, "%s", a->reason);
+    snprintf(v->exchange, sizeof v->exchange, "%s", a->exchange);
+    v->end = *a;
+}
+
+// Arguments as a person reads them: set_timer(duration: "10 minutes").
+static void print_call(const struct td_answer *a) {
+    struct td_arena arena;
+    struct td_buf value;
+    td_json *root, *key, *v;
+    size_t i, n;
+    td_arena_init(&arena, 1 << 20);
+    td_buf_init(&value, 1 << 20);
+    printf("%s%s%s(", td_cli_bold(), a->name, td_cli_reset());
+    if (td_json_parse(&arena, td_str_of(a->arguments), 32, &root, NULL) == TD_OK && yyjson_is_obj(root)) {
+        yyjson_obj_foreach(root, i, n, key, v) {
+            td_buf_clear(&value);
+            if (td_json_write(v, &value) == TD_OK)
+                printf("%s%s: %.*s", i ? ", " : "", yyjson_get_str(key), TD_STR_ARG(td_buf_str(&value)));
+        }
+    } else {
+        fputs(a->arguments, stdout);
+    }
+    printf(")\n");
+    td_buf_finish(&value);
+    td_arena_finish(&arena);
+}
+
+static enum td_err keep_call(struct view *v, const struct td_answer *a) {
+    enum td_err err = td_buf_printf(&v->tools, "%s{\"name\":", v->tool_count++ ? "," : "");
+    if (err == TD_OK)
+        err = td_buf_add_json(&v->tools, td_str_of(a->name));
+    if (err == TD_OK)
+        err = td_buf_addz(&v->tools, ",\"arguments\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&v->tools, td_str_of(a->arguments));
+    return err == TD_OK ? td_buf_addz(&v->tools, "}") : err;
+}
+
+// Takes what stands on the screen away: back over the lines it fills, then clear to the end.
+static void erase(const struct td_buf *text) {
+    unsigned lines = 0;
+    for (size_t i = 0; i < text->n; i++)
+        lines += text->p[i] == '\n';
+    if (lines)
+        printf("\033[%uA", lines);
+    printf("\r\033[J");
+}
+
+static void on_text(struct view *v, const struct td_answer *a) {
+    bool redraw = a->type == TD_ANSWER_REVISION;
+    if (redraw && !td_cli.json) {
+        if (isatty(STDOUT_FILENO))
+            erase(&v->text);
+        else
+            printf("\n--- better answer ---\n");
+    }
+    if (redraw)
+        td_buf_clear(&v->text);
+    if (!v->first_ns)
+        v->first_ns = td_now_ns();
+    if (td_buf_add(&v->text, a->text, a->text_length) == TD_OK && !td_cli.json) {
+        fwrite(a->text, 1, a->text_length, stdout);
+        fflush(stdout);
+    }
+}
+
+static void on_answer(void *user, const struct td_answer *a) {
+    struct view *v = user;
+    switch (a->type) {
+    case TD_ANSWER_BEGIN:
+        keep(v, a);
+        break;
+    case TD_ANSWER_TEXT:
+    case TD_ANSWER_REVISION:
+        on_text(v, a);
+        break;
+    case TD_ANSWER_TOOL_CALL:
+        if (!v->first_ns)
+            v->first_ns = td_now_ns();
+        if (keep_call(v, a) == TD_OK && !td_cli.json)
+            print_call(a);
+        break;
+    case TD_ANSWER_END:
+        keep(v, a);
+        snprintf(v->finish, sizeof v->finish, "%s", a->finish);
+        break;
+    case TD_ANSWER_ERROR:
+        v->failed = true;
+        snprintf(v->code, sizeof v->code, "%s", a->code);
+        snprintf(v->message, sizeof v->message, "%.*s", (int)a->text_length, a->text);
+        break;
+    }
+}
+
+static enum td_err add_tools(struct td_buf *b) {
+    char *found = tools_file ? NULL : td_resource_path("catalogue.json");
+    const char *path = tools_file ? tools_file : found;
+    FILE *f = path ? fopen(path, "rb") : NULL;
+    enum td_err err = f ? TD_OK : tools_file ? TD_ERR_IO : TD_OK;
+    struct td_buf text;
+    struct td_arena arena;
+    td_json *root;
+    char part[4096];
+    size_t n;
+    td_buf_init(&text, 4 << 20);
+    td_arena_init(&arena, 32 << 20);
+    while (f && err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
+        err = td_buf_add(&text, part, n);
+    if (f && err == TD_OK)
+        err = td_json_parse(&arena, td_buf_str(&text), 32, &root, NULL);
+    if (f && err == TD_OK) {
+        td_json *tools = yyjson_is_obj(root) ? td_json_get(root, "tools") : root;
+        err = yyjson_is_arr(tools) ? td_buf_addz(b, ",\"tools\":") : TD_ERR_BAD_JSON;
+        if (err == TD_OK)
+            err = td_json_write(tools, b);
+    }
+    if (f)
+        fclose(f);
+    td_arena_finish(&arena);
+    td_buf_finish(&text);
+    td_string_free(found);
+    return err;
+}
+
+static enum td_err add_message(struct td_buf *b, const char *role, struct td_str text) {
+    enum td_err err = td_buf_printf(b, "{\"role\":\"%s\",\"content\":", role);
+    if (err == TD_OK)
+        err = td_buf_add_json(b, text);
+    return err == TD_OK ? td_buf_addz(b, "}") : err;
+}
+
+static enum td_err make_body(struct td_buf *b, struct td_str text) {
+    enum td_err err = td_buf_addz(b, "{\"model\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(b, td_str_of(model ? model : "auto"));
+    if (err == TD_OK)
+        err = td_buf_addz(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":[");
+    if (err == TD_OK && system_text) {
+        err = add_message(b, "system", td_str_of(system_text));
+        if (err == TD_OK)
+            err = td_buf_addc(b, ',');
+    }
+    if (err == TD_OK)
+        err = add_message(b, "user", text);
+    if (err == TD_OK)
+        err = td_buf_addz(b, "]");
+    if (err == TD_OK && max_tokens)
+        err = td_buf_printf(b, ",\"max_tokens\":%ld", max_tokens);
+    if (err == TD_OK && !no_tools)
+        err = add_tools(b);
+    if (err == TD_OK)
+        err = td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s", fresh ? "true" : "false",
+                            progressive ? ",\"mode\":\"progressive\"" : "");
+    if (err == TD_OK && prefer) {
+        err = td_buf_addz(b, ",\"prefer\":");
+        if (err == TD_OK)
+            err = td_buf_add_json(b, td_str_of(prefer));
+    }
+    if (err == TD_OK && data_class) {
+        err = td_buf_addz(b, ",\"data_class\":");
+        if (err == TD_OK)
+            err = td_buf_add_json(b, td_str_of(data_class));
+    }
+    return err == TD_OK ? td_buf_addz(b, "}}") : err;
+}
+
+static void print_origin(const struct view *v, uint64_t end_ns) {
+    double ms = (double)(end_ns - v->start_ns) / 1e6;
+    double first = v->first_ns ? (double)(v->first_ns - v->start_ns) / 1e6 : ms;
+    if (v->text.n && v->text.p[v->text.n - 1] != '\n')
+        printf("\n");
+    fflush(stdout);
+    fprintf(stderr, "%s%s · %s%s%s · %s · first %.0f ms, all %.0f ms%s%s\n", td_cli_dim(), v->target, v->tier,
+            v->reason[0] ? " · " : "", v->reason, td_cli_money(v->end.cost_nusd), first, ms,
+            v->end.degraded ? " · degraded" : "", td_cli_reset());
+}
+
+static enum td_err print_json(struct view *v, uint64_t end_ns) {
+    struct td_buf b;
+    td_buf_init(&b, 64 << 20);
+    enum td_err err = td_buf_addz(&b, "{\"text\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&b, td_buf_str(&v->text));
+    if (err == TD_OK)
+        err = td_buf_printf(&b, ",\"tool_calls\":[%.*s],\"finish\":\"%s\",\"target\":", TD_STR_ARG(td_buf_str(&v->tools)),
+                            v->finish);
+    if (err == TD_OK)
+        err = td_buf_add_json(&b, td_str_of(v->target));
+    if (err == TD_OK)
+        err = td_buf_addz(&b, ",\"model\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&b, td_str_of(v->model));
+    if (err == TD_OK)
+        err = td_buf_printf(&b,
+                            ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"prompt_tokens\":%u,"
+                            "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
+                            v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.prompt_tokens,
+                            v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
+    if (err == TD_OK)
+        printf("%.*s\n", TD_STR_ARG(td_buf_str(&b)));
+    td_buf_finish(&b);
+    return err;
+}
+
+static enum td_err read_input(int argc, char **argv, struct td_buf *text) {
+    enum td_err err = TD_OK;
+    char part[4096];
+    size_t n;
+    if (argc == 1 && strcmp(argv[0], "-") != 0)
+        return td_buf_addz(text, argv[0]);
+    while (err == TD_OK && (n = fread(part, 1, sizeof part, stdin)) > 0)
+        err = td_buf_add(text, part, n);
+    return err;
+}
+
+static int run(int argc, char **argv) {
+    struct td_failure failure;
+    struct view view = {0};
+    struct td_buf text, body;
+    struct td_chat_session *session = NULL;
+    int code = TD_EXIT_FAILED;
+    if (argc > 1 || (argc == 0 && isatty(STDIN_FILENO)))
+        return td_cli_fail(TD_EXIT_USAGE, "ask wants one text (quote it), or - for standard input");
+    td_buf_init(&text, 16 << 20);
+    td_buf_init(&body, 32 << 20);
+    td_buf_init(&view.text, 64 << 20);
+    td_buf_init(&view.tools, 8 << 20);
+    enum td_err err = read_input(argc, argv, &text);
+    if (err == TD_OK)
+        err = make_body(&body, td_str_trim(td_buf_str(&text)));
+    if (err != TD_OK) {
+        td_cli_fail(code, "could not make the request: %s", td_err_text(err));
+        goto out;
+    }
+    session = td_chat_session_open(&failure);
+    if (!session) {
+        code = td_cli_failure(&failure);
+        goto out;
+    }
+    view.start_ns = td_now_ns();
+    bool ok = td_chat_session_ask(session, td_buf_str(&body), on_answer, &view);
+    uint64_t end_ns = td_now_ns();
+    if (!ok || view.failed) {
+        if (view.text.n && !td_cli.json)
+            printf("\n");
+        code = td_cli_fail(strcmp(view.code, "tandem.cancelled") == 0 ? TD_EXIT_CANCELLED : TD_EXIT_FAILED, "%s (%s)",
+                           view.message, view.code);
+    } else {
+        code = TD_EXIT_OK;
+        if (!td_cli.json)
+            print_origin(&view, end_ns);
+        else if (print_json(&view, end_ns) != TD_OK)
+            code = TD_EXIT_FAILED;
+    }
+out:
+    td_chat_session_close(session);
+    td_buf_finish(&text);
+    td_buf_finish(&body);
+    td_buf_finish(&view.text);
+    td_buf_finish(&view.tools);
+    return code;
+}
+
+static const struct td_opt options[] = {
+    {"model", 'm', TD_OPT_STRING, "NAME", "auto, auto:fast|cheap|quality|private, or a target's name", .string = &model},
+    {"prefer", 'p', TD_OPT_STRING, "WHAT", "fast, cheap, quality, private or balanced", .string = &prefer},
+    {"class", 0, TD_OPT_STRING, "CLASS", "data class: public, internal, confidential, restricted", .string = &data_class},
+    {"system", 's', TD_OPT_STRING, "TEXT", "a system message", .string = &system_text},
+    {"tools", 0, TD_OPT_STRING, "FILE", "offer these tools (JSON) instead of the assistant catalogue", .string = &tools_file},
+    {"no-tools", 0, TD_OPT_FLAG, NULL, "offer no tools", .flag = &no_tools},
+    {"progressive", 0, TD_OPT_FLAG, NULL, "show a local draft at once, redraw when the better answer comes", .flag = &progressive},
+    {"fresh", 0, TD_OPT_FLAG, NULL, "the answer needs current information", .flag = &fresh},
+    {"max-tokens", 0, TD_OPT_NUMBER, "N", "longest answer", .number = &max_tokens, .min = 1, .max = 1000000},
+    {0},
+};
+
+const struct td_command td_command_ask = {
+    .name = "ask",
+    .arguments = "TEXT",
+    .help = "ask something; says where the answer came from and what it cost",
+    .details = "Uses the daemon of the data directory where one runs, else answers in this process.",
+    .options = options,
+    .run = run,
+};

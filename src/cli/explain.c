@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <string.h>
+
+static const char *model, *data_class, *label, *residency, *prefer, *body_file;
+
+static enum td_err add_wish(struct td_buf *b, const char *key, const char *value, bool *first) {
+    if (!value)
+        return TD_OK;
+    enum td_err err = td_buf_printf(b, "%s\"%s\":", *first ? "" : ",", key);
+    *first = false;
+    return err == TD_OK ? td_buf_add_json(b, td_str_of(value)) : err;
+}
+
+static enum td_err make_body(struct td_buf *b, const char *text) {
+    bool first = true;
+    enum td_err err = td_buf_addz(b, "{\"model\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(b, td_str_of(model ? model : "auto"));
+    if (err == TD_OK)
+        err = td_buf_addz(b, ",\"messages\":[{\"role\":\"user\",\"content\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(b, td_str_of(text));
+    if (err == TD_OK)
+        err = td_buf_addz(b, "}],\"tandem\":{");
+    if (err == TD_OK)
+        err = add_wish(b, "data_class", data_class, &first);
+    if (err == TD_OK)
+        err = add_wish(b, "residency", residency, &first);
+    if (err == TD_OK)
+        err = add_wish(b, "prefer", prefer, &first);
+    if (err == TD_OK && label) {
+        err = td_buf_printf(b, "%s\"labels\":[", first ? "" : ",");
+        if (err == TD_OK)
+            err = td_buf_add_json(b, td_str_of(label));
+        if (err == TD_OK)
+            err = td_buf_addz(b, "]");
+    }
+    return err == TD_OK ? td_buf_addz(b, "}}") : err;
+}
+
+static enum td_err read_body(struct td_buf *b) {
+    FILE *f = strcmp(body_file, "-") == 0 ? stdin : fopen(body_file, "rb");
+    enum td_err err = f ? TD_OK : TD_ERR_IO;
+    char part[4096];
+    size_t n;
+    while (err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
+        err = td_buf_add(b, part, n);
+    if (f && f != stdin)
+        fclose(f);
+    return err;
+}
+
+static int run(int argc, char **argv) {
+    struct td_failure failure;
+    struct td_buf params;
+    char *result = NULL;
+    if (argc != (body_file ? 0 : 1))
+        return td_cli_fail(TD_EXIT_USAGE, "explain wants one text, or --body FILE");
+    td_buf_init(&params, 33 << 20);
+    enum td_err err = td_buf_addz(&params, "{\"body\":");
+    if (err == TD_OK)
+        err = body_file ? read_body(&params) : make_body(&params, argv[0]);
+    if (err == TD_OK)
+        err = td_buf_addz(&params, "}");
+    int code = TD_EXIT_OK;
+    if (err != TD_OK || !td_buf_z(&params)) {
+        code = td_cli_fail(TD_EXIT_FAILED, "could not read the request: %s", td_err_text(err));
+    } else if (td_cli_admin("explain", params.p, &result, &failure) != 0) {
+        code = td_cli_failure(&failure);
+    } else if (td_cli.json) {
+        printf("%s\n", result);
+    } else {
+        struct td_arena arena;
+        td_json *root;
+        td_arena_init(&arena, 64 << 20);
+        if (td_json_parse(&arena, td_str_of(result), 32, &root, NULL) == TD_OK)
+            printf("%.*s", TD_STR_ARG(td_json_get_str(root, "text")));
+        td_arena_finish(&arena);
+    }
+    td_string_free(result);
+    td_buf_finish(&params);
+    return code;
+}
+
+static const struct td_opt options[] = {
+    {"model", 'm', TD_OPT_STRING, "NAME", "auto, auto:fast|cheap|quality|private, or a target's name", .string = &model},
+    {"class", 0, TD_OPT_STRING, "CLASS", "data class: public, internal, confidential, restricted", .string = &data_class},
+    {"label", 0, TD_OPT_STRING, "LABEL", "a label, such as phi or pii", .string = &label},
+    {"residency", 0, TD_OPT_STRING, "REGION", "where the data may be processed, such as eu", .string = &residency},
+    {"prefer", 'p', TD_OPT_STRING, "WHAT", "fast, cheap, quality, private or balanced", .string = &prefer},
+    {"body", 'b', TD_OPT_STRING, "FILE", "a whole request body (JSON; - for standard input)", .string = &body_file},
+    {0},
+};
+
+const struct td_command td_command_explain = {
+    .name = "explain",
+    .arguments = "TEXT",
+    .help = "the plan for a request, without running it",
+    .details = "Shows every target, taken or refused, and why.",
+    .options = options,
+    .run = run,
+};

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+static const char *tenant, *name;
+static long days;
+
+static void print_day(int64_t ms) {
+    char text[32] = "-";
+    time_t t = (time_t)(ms / 1000);
+    struct tm tm;
+    if (ms > 0 && gmtime_r(&t, &tm))
+        strftime(text, sizeof text, "%Y-%m-%d", &tm);
+    printf("%-12s", text);
+}
+
+static void print_list(td_json *root) {
+    td_json *key;
+    size_t i, n;
+    td_json *keys = td_json_get(root, "keys");
+    printf("%s%-18s%-16s%-16s%-12s%-12s%s%s\n", td_cli_bold(), "ID", "TENANT", "NAME", "CREATED", "EXPIRES", "STATE",
+           td_cli_reset());
+    yyjson_arr_foreach(keys, i, n, key) {
+        printf("%-18.*s%-16.*s%-16.*s", TD_STR_ARG(td_json_get_str(key, "id")), TD_STR_ARG(td_json_get_str(key, "tenant")),
+               TD_STR_ARG(td_json_get_str(key, "name")));
+        print_day(td_json_get_int(key, "created_ms", 0));
+        print_day(td_json_get_int(key, "expires_ms", 0));
+        printf("%s\n", td_json_get_bool(key, "revoked", false) ? "revoked" : "active");
+    }
+}
+
+static int show(const char *verb, const char *result) {
+    if (td_cli.json) {
+        printf("%s\n", result);
+        return TD_EXIT_OK;
+    }
+    struct td_arena arena;
+    td_json *root;
+    td_arena_init(&arena, 64 << 20);
+    if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) == TD_OK) {
+        if (strcmp(verb, "create") == 0)
+            printf("%.*s\n%sKeep it now: only its hash is stored. Id %.*s, tenant %.*s.%s\n",
+                   TD_STR_ARG(td_json_get_str(root, "key")), td_cli_dim(), TD_STR_ARG(td_json_get_str(root, "id")),
+                   TD_STR_ARG(td_json_get_str(root, "tenant")), td_cli_reset());
+        else if (strcmp(verb, "list") == 0)
+            print_list(root);
+        else
+            printf("revoked\n");
+    }
+    td_arena_finish(&arena);
+    return TD_EXIT_OK;
+}
+
+static int run(int argc, char **argv) {
+    struct td_failure failure;
+    struct td_buf params;
+    char method[32], *result = NULL;
+    if (argc < 1 || (strcmp(argv[0], "create") && strcmp(argv[0], "list") && strcmp(argv[0], "revoke")))
+        return td_cli_fail(TD_EXIT_USAGE, "keys wants create, list or revoke");
+    if ((strcmp(argv[0], "revoke") == 0) != (argc == 2))
+        return td_cli_fail(TD_EXIT_USAGE, argc > 1 ? "too many arguments" : "revoke wants a key's id (see keys list)");
+    td_buf_init(&params, 4096);
+    enum td_err err = td_buf_addz(&params, "{\"tenant\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&params, td_str_of(tenant ? tenant : "default"));
+    if (err == TD_OK)
+        err = td_buf_addz(&params, ",\"name\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&params, td_str_of(name ? name : ""));
+    if (err == TD_OK)
+        err = td_buf_printf(&params, ",\"days\":%ld,\"id\":", days);
+    if (err == TD_OK)
+        err = td_buf_add_json(&params, td_str_of(argc == 2 ? argv[1] : ""));
+    if (err == TD_OK)
+        err = td_buf_addz(&params, "}");
+    snprintf(method, sizeof method, "keys.%s", argv[0]);
+    int code = TD_EXIT_FAILED;
+    if (err != TD_OK || !td_buf_z(&params))
+        td_cli_fail(code, "out of memory");
+    else if (td_cli_admin(method, params.p, &result, &failure) != 0)
+        code = td_cli_failure(&failure);
+    else
+        code = show(argv[0], result);
+    td_string_free(result);
+    td_buf_finish(&params);
+    return code;
+}
+
+static const struct td_opt options[] = {
+    {"tenant", 't', TD_OPT_STRING, "NAME", "tenant the key belongs to (default: default)", .string = &tenant},
+    {"name", 'n', TD_OPT_STRING, "TEXT", "a name to know it by", .string = &name},
+    {"days", 'd', TD_OPT_NUMBER, "N", "valid for so many days (0: for good)", .number = &days, .min = 0, .max = 36500},
+    {0},
+};
+static const char *const verbs[] = {"create", "list", "revoke", NULL};
+
+const struct td_command td_command_keys = {
+    .name = "keys",
+    .arguments = "create|list|revoke [ID]",
+    .help = "create, list and revoke API keys",
+    .details = "A key is shown once, at its creation; the store keeps a keyed hash.",
+    .options = options,
+    .verbs = verbs,
+    .run = run,
+};

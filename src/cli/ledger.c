@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+static long limit = 20, hours = 24;
+
+static void print_tail(td_json *root) {
+    td_json *row;
+    size_t i, n;
+    td_json *rows = td_json_get(root, "rows");
+    printf("%s%-20s%-14s%-8s%-14s%7s%7s%12s%8s  %s%s\n", td_cli_bold(), "TIME (UTC)", "TARGET", "TIER", "OUTCOME", "IN",
+           "OUT", "COST", "MS", "EXCHANGE", td_cli_reset());
+    yyjson_arr_foreach(rows, i, n, row) {
+        char when[32] = "-";
+        time_t t = (time_t)(td_json_get_int(row, "time_ms", 0) / 1000);
+        struct tm tm;
+        if (gmtime_r(&t, &tm))
+            strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
+        struct td_str outcome = td_json_get_str(row, "outcome");
+        printf("%-20s%-14.*s%-8.*s%s%-14.*s%s%7" PRId64 "%7" PRId64 "%12s%8" PRId64 "  %.*s\n", when,
+               TD_STR_ARG(td_json_get_str(row, "target")), TD_STR_ARG(td_json_get_str(row, "tier")),
+               td_str_is(outcome, "ok") ? td_cli_green() : td_cli_red(), TD_STR_ARG(outcome), td_cli_reset(),
+               td_json_get_int(row, "prompt_tokens", 0), td_json_get_int(row, "completion_tokens", 0),
+               td_cli_money(td_json_get_int(row, "cost_nusd", 0)), td_json_get_int(row, "duration_ms", 0),
+               TD_STR_ARG(td_json_get_str(row, "exchange")));
+    }
+}
+
+static void print_stats(td_json *root) {
+    td_json *t;
+    size_t i, n;
+    td_json *targets = td_json_get(root, "targets");
+    printf("%s%-14s%-8s%9s%9s%10s%10s%12s%9s%9s%s\n", td_cli_bold(), "TARGET", "TIER", "ATTEMPTS", "OK", "IN", "OUT", "COST",
+           "P50 MS", "P95 MS", td_cli_reset());
+    yyjson_arr_foreach(targets, i, n, t) {
+        printf("%-14.*s%-8.*s%9" PRId64 "%9" PRId64 "%10" PRId64 "%10" PRId64 "%12s%9" PRId64 "%9" PRId64 "\n",
+               TD_STR_ARG(td_json_get_str(t, "target")), TD_STR_ARG(td_json_get_str(t, "tier")),
+               td_json_get_int(t, "attempts", 0), td_json_get_int(t, "ok", 0), td_json_get_int(t, "prompt_tokens", 0),
+               td_json_get_int(t, "completion_tokens", 0), td_cli_money(td_json_get_int(t, "cost_nusd", 0)),
+               td_json_get_int(t, "p50_ms", 0), td_json_get_int(t, "p95_ms", 0));
+    }
+    int64_t cost = td_json_get_int(root, "cost_nusd", 0), cloud = td_json_get_int(root, "cloud_only_nusd", 0);
+    printf("\n%" PRId64 " exchanges cost %s", td_json_get_int(root, "exchanges", 0), td_cli_money(cost));
+    struct td_str name = td_json_get_str(root, "cloud_only_target");
+    if (name.n)
+        printf("; on %.*s alone the same traffic would have cost %s", TD_STR_ARG(name), td_cli_money(cloud));
+    printf(".\n");
+}
+
+static int run(int argc, char **argv) {
+    struct td_failure failure;
+    char params[96], *result = NULL;
+    const char *method;
+    if (argc != 1 || (strcmp(argv[0], "tail") && strcmp(argv[0], "stats") && strcmp(argv[0], "verify")))
+        return td_cli_fail(TD_EXIT_USAGE, "ledger wants tail, stats or verify");
+    method = strcmp(argv[0], "tail") == 0 ? "ledger.tail" : strcmp(argv[0], "stats") == 0 ? "ledger.stats" : "ledger.verify";
+    snprintf(params, sizeof params, "{\"limit\":%ld,\"hours\":%ld}", limit, hours);
+    if (td_cli_admin(method, params, &result, &failure) != 0)
+        return td_cli_failure(&failure);
+    struct td_arena arena;
+    td_json *root;
+    int code = TD_EXIT_OK;
+    td_arena_init(&arena, 256 << 20);
+    if (td_cli.json)
+        printf("%s\n", result);
+    else if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) != TD_OK)
+        code = td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
+    else if (strcmp(argv[0], "tail") == 0)
+        print_tail(root);
+    else if (strcmp(argv[0], "stats") == 0)
+        print_stats(root);
+    else {
+        bool whole = td_json_get_bool(root, "valid", false);
+        printf("%s: %" PRId64 " receipts\n", whole ? "the chain is whole" : "THE CHAIN IS BROKEN",
+               td_json_get_int(root, "receipts", 0));
+        code = whole ? TD_EXIT_OK : TD_EXIT_FAILED;
+    }
+    td_arena_finish(&arena);
+    td_string_free(result);
+    return code;
+}
+
+static const struct td_opt options[] = {
+    {"limit", 'n', TD_OPT_NUMBER, "N", "rows to show (default 20)", .number = &limit, .min = 1, .max = 10000},
+    {"hours", 0, TD_OPT_NUMBER, "N", "look back so far (default 24)", .number = &hours, .min = 1, .max = 876000},
+    {0},
+};
+static const char *const verbs[] = {"tail", "stats", "verify", NULL};
+
+const struct td_command td_command_ledger = {
+    .name = "ledger",
+    .arguments = "tail|stats|verify",
+    .help = "what happened, what it cost, and what the cloud alone would have cost",
+    .options = options,
+    .verbs = verbs,
+    .run = run,
+};

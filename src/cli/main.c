@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const struct td_command td_command_serve, td_command_ask, td_command_explain, td_command_check,
+    td_command_models, td_command_keys, td_command_ledger, td_command_outbox, td_command_eval, td_command_completion,
+    td_command_man;
+
+const struct td_command *const td_commands[] = {
+    &td_command_serve, &td_command_ask,    &td_command_explain, &td_command_check,      &td_command_models,
+    &td_command_keys,  &td_command_ledger, &td_command_outbox,  &td_command_eval,       &td_command_completion,
+    &td_command_man,   NULL,
+};
+
+struct td_cli_common td_cli;
+
+static bool want_help;
+
+static const struct td_opt common_options[] = {
+    {"config", 'c', TD_OPT_STRING, "FILE", "configuration file (default: $TANDEM_CONFIG, ./tandem.yaml, then the embedded one)",
+     .string = &td_cli.config},
+    {"data-dir", 0, TD_OPT_STRING, "DIR", "where the ledger and keys live (overrides the configuration)",
+     .string = &td_cli.data_dir},
+    {"json", 0, TD_OPT_FLAG, NULL, "print JSON, for scripts", .flag = &td_cli.json},
+    {"no-color", 0, TD_OPT_FLAG, NULL, "no colour, also on a terminal", .flag = &td_cli.no_color},
+    {"verbose", 'v', TD_OPT_FLAG, NULL, "log more on standard error", .flag = &td_cli.verbose},
+    {"help", 'h', TD_OPT_FLAG, NULL, "this help", .flag = &want_help},
+    {0},
+};
+
+static const struct td_opt *find(const struct td_opt *options, const char *name, size_t n, char letter) {
+    for (; options && options->name; options++)
+        if (letter ? options->letter == letter : strlen(options->name) == n && memcmp(options->name, name, n) == 0)
+            return options;
+    return NULL;
+}
+
+static int set(const struct td_opt *o, const char *value) {
+    char *end;
+    switch (o->type) {
+    case TD_OPT_FLAG:
+        *o->flag = true;
+        return 0;
+    case TD_OPT_STRING:
+        *o->string = value;
+        return 0;
+    case TD_OPT_NUMBER:
+        *o->number = strtol(value, &end, 10);
+        if (*value == 0 || *end != 0 || *o->number < o->min || *o->number > o->max)
+            return td_cli_fail(TD_EXIT_USAGE, "--%s wants a whole number from %ld to %ld, not '%s'", o->name, o->min,
+                               o->max, value);
+        return 0;
+    }
+    return TD_EXIT_USAGE;
+}
+
+// Takes one option (and its value) off argv at *i. Returns 0 or an exit code.
+static int take_option(const struct td_command *command, int argc, char **argv, int *i) {
+    const char *arg = argv[*i], *value = NULL;
+    const struct td_opt *o;
+    if (arg[1] == '-') {
+        const char *equals = strchr(arg + 2, '=');
+        size_t n = equals ? (size_t)(equals - arg - 2) : strlen(arg + 2);
+        o = find(command ? command->options : NULL, arg + 2, n, 0);
+        o = o ? o : find(common_options, arg + 2, n, 0);
+        value = equals ? equals + 1 : NULL;
+    } else {
+        o = find(command ? command->options : NULL, NULL, 0, arg[1]);
+        o = o ? o : find(common_options, NULL, 0, arg[1]);
+        value = o && o->type != TD_OPT_FLAG && arg[2] ? arg + 2 : NULL;
+        if (o && o->type == TD_OPT_FLAG && arg[2])
+            o = NULL;
+    }
+    if (!o)
+        return td_cli_fail(TD_EXIT_USAGE, "unknown option %s (try --help)", arg);
+    if (o->type == TD_OPT_FLAG && value)
+        return td_cli_fail(TD_EXIT_USAGE, "--%s takes no value", o->name);
+    if (o->type != TD_OPT_FLAG && !value) {
+        if (*i + 1 >= argc)
+            return td_cli_fail(TD_EXIT_USAGE, "--%s needs %s", o->name, o->value);
+        value = argv[++*i];
+    }
+    return set(o, value);
+}
+
+static void help_options(const struct td_opt *options, FILE *out) {
+    for (; options && options->name; options++) {
+        char left[64];
+        snprintf(left, sizeof left, "%s%c%s --%s%s%s", options->letter ? "-" : " ", options->letter ? options->letter : ' ',
+                 options->letter ? "," : " ", options->name, options->value ? " " : "",
+                 options->value ? options->value : "");
+        fprintf(out, "  %-28s %s\n", left, options->help);
+    }
+}
+
+void td_cli_help(const struct td_command *command, FILE *out) {
+    fprintf(out, "usage: tandem %s [options] %s\n\n%s.\n", command->name, command->arguments, command->help);
+    if (command->details)
+        fprintf(out, "\n%s\n", command->details);
+    if (command->options && command->options->name) {
+        fprintf(out, "\noptions:\n");
+        help_options(command->options, out);
+    }
+    fprintf(out, "\ncommon options:\n");
+    help_options(common_options, out);
+}
+
+void td_cli_usage(FILE *out) {
+    fprintf(out, "Tandem %s: AI requests answered on this machine, nearby or in the cloud, each where it belongs.\n\n"
+                 "usage: tandem COMMAND [options] …\n\ncommands:\n",
+            td_version());
+    for (int i = 0; td_commands[i]; i++)
+        fprintf(out, "  %-12s %s\n", td_commands[i]->name, td_commands[i]->help);
+    fprintf(out, "\n  tandem COMMAND --help tells more; --version prints the version.\n");
+}
+
+static int completion_options(const struct td_opt *o, FILE *out) {
+    for (; o && o->name; o++)
+        fprintf(out, " --%s", o->name);
+    return 0;
+}
+
+int td_cli_completion(const char *shell, FILE *out) {
+    if (strcmp(shell, "bash") != 0 && strcmp(shell, "zsh") != 0)
+        return td_cli_fail(TD_EXIT_USAGE, "completion knows bash and zsh, not '%s'", shell);
+    if (strcmp(shell, "zsh") == 0)
+        fprintf(out, "#compdef tandem\nautoload -Uz bashcompinit && bashcompinit\n");
+    fprintf(out, "_tandem() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words\n  if [ $COMP_CWORD -eq 1 ]; then words=\"");
+    for (int i = 0; td_commands[i]; i++)
+        fprintf(out, "%s%s", i ? " " : "", td_commands[i]->name);
+    fprintf(out, "\"; else case ${COMP_WORDS[1]} in\n");
+    for (int i = 0; td_commands[i]; i++) {
+        fprintf(out, "    %s) words=\"", td_commands[i]->name);
+        for (int v = 0; td_commands[i]->verbs && td_commands[i]->verbs[v]; v++)
+            fprintf(out, "%s ", td_commands[i]->verbs[v]);
+        completion_options(td_commands[i]->options, out);
+        completion_options(common_options, out);
+        fprintf(out, "\" ;;\n");
+    }
+    fprintf(out, "  esac; fi\n  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n  [ ${#COMPREPLY[@]} -eq 0 ] && "
+                 "COMPREPLY=($(compgen -f -- \"$cur\"))\n}\ncomplete -F _tandem tandem\n");
+    return TD_EXIT_OK;
+}
+
+static void man_options(const struct td_opt *o, FILE *out) {
+    for (; o && o->name; o++)
+        fprintf(out, ".TP\n\\fB\\-\\-%s\\fR%s%s\n%s\n", o->name, o->value ? " " : "", o->value ? o->value : "", o->help);
+}
+
+void td_cli_man(FILE *out) {
+    fprintf(out, ".TH TANDEM 1 \"\" \"Tandem %s\"\n.SH NAME\ntandem \\- hybrid AI runtime\n.SH SYNOPSIS\n\\fBtandem\\fR "
+                 "COMMAND [options] ...\n.SH COMMANDS\n",
+            td_version());
+    for (int i = 0; td_commands[i]; i++) {
+        fprintf(out, ".SS tandem %s %s\n%s.\n", td_commands[i]->name, td_commands[i]->arguments, td_commands[i]->help);
+        if (td_commands[i]->details)
+            fprintf(out, ".PP\n%s\n", td_commands[i]->details);
+        man_options(td_commands[i]->options, out);
+    }
+    fprintf(out, ".SH COMMON OPTIONS\n");
+    man_options(common_options, out);
+    fprintf(out, ".SH EXIT STATUS\n.TP\n0\nsuccess\n.TP\n1\nthe operation failed\n.TP\n2\nwrong usage, or an invalid "
+                 "configuration\n.TP\n3\na running daemon is needed and there is none\n.TP\n130\ncancelled\n"
+                 ".SH ENVIRONMENT\n.TP\nTANDEM_CONFIG\nthe configuration file\n.TP\nNO_COLOR\nno colour\n");
+}
+
+int main(int argc, char **argv) {
+    const struct td_command *command = NULL;
+    signal(SIGPIPE, SIG_IGN);
+    if (argc < 2) {
+        td_cli_usage(stderr);
+        return TD_EXIT_USAGE;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("tandem %s\n", td_version());
+        return TD_EXIT_OK;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0) {
+        td_cli_usage(stdout);
+        return TD_EXIT_OK;
+    }
+    for (int i = 0; td_commands[i]; i++)
+        if (strcmp(argv[1], td_commands[i]->name) == 0)
+            command = td_commands[i];
+    if (!command)
+        return td_cli_fail(TD_EXIT_USAGE, "unknown command '%s' (try tandem --help)", argv[1]);
+    int rest = 0;
+    bool options_over = false;
+    for (int i = 2; i < argc; i++) {
+        if (options_over || argv[i][0] != '-' || argv[i][1] == 0) {
+            argv[rest++] = argv[i];
+        } else if (strcmp(argv[i], "--") == 0) {
+            options_over = true;
+        } else {
+            int code = take_option(command, argc, argv, &i);
+            if (code)
+                return code;
+        }
+    }
+    if (want_help) {
+        td_cli_help(command, stdout);
+        return TD_EXIT_OK;
+    }
+    argv[rest] = NULL;
+    return command->run(rest, argv);
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <time.h>
+
+static const char *const verbs[] = {"list", "show", "accept", "reject", "retry", "drop", NULL};
+
+static void print_entry(td_json *e) {
+    char when[32] = "-";
+    time_t t = (time_t)(td_json_get_int(e, "created_ms", 0) / 1000);
+    struct tm tm;
+    if (gmtime_r(&t, &tm))
+        strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
+    printf("%-28.*s%-21s%-20.*s%-12.*s%8" PRId64 "\n", TD_STR_ARG(td_json_get_str(e, "id")), when,
+           TD_STR_ARG(td_json_get_str(e, "state")), TD_STR_ARG(td_json_get_str(e, "priority")),
+           td_json_get_int(e, "attempts", 0));
+}
+
+static void print_text(const char *title, struct td_str text) {
+    if (text.n)
+        printf("%s%s%s\n%.*s\n", td_cli_bold(), title, td_cli_reset(), TD_STR_ARG(text));
+}
+
+static int show(const char *verb, const char *result) {
+    struct td_arena arena;
+    td_json *root, *entry;
+    size_t i, n;
+    if (td_cli.json) {
+        printf("%s\n", result);
+        return TD_EXIT_OK;
+    }
+    td_arena_init(&arena, 256 << 20);
+    if (td_json_parse(&arena, td_str_of(result), 64, &root, NULL) != TD_OK) {
+        td_arena_finish(&arena);
+        return td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
+    }
+    if (strcmp(verb, "list") == 0) {
+        printf("%s%-28s%-21s%-20s%-12s%8s%s\n", td_cli_bold(), "ID", "QUEUED (UTC)", "STATE", "PRIORITY", "ATTEMPTS",
+               td_cli_reset());
+        yyjson_arr_foreach(td_json_get(root, "entries"), i, n, entry)
+            print_entry(entry);
+    } else if (strcmp(verb, "show") == 0) {
+        print_entry(root);
+        print_text("local answer", td_json_get_str(root, "local_text"));
+        print_text("better answer", td_json_get_str(root, "cloud_text"));
+    } else {
+        printf("%.*s\n", TD_STR_ARG(td_json_get_str(root, "state")));
+    }
+    td_arena_finish(&arena);
+    return TD_EXIT_OK;
+}
+
+static int run(int argc, char **argv) {
+    struct td_failure failure;
+    struct td_buf params;
+    char method[32], *result = NULL;
+    bool known = false;
+    for (int i = 0; argc > 0 && verbs[i]; i++)
+        known |= strcmp(argv[0], verbs[i]) == 0;
+    if (!known)
+        return td_cli_fail(TD_EXIT_USAGE, "outbox wants list, show, accept, reject, retry or drop");
+    if (argc != (strcmp(argv[0], "list") == 0 ? 1 : 2))
+        return td_cli_fail(TD_EXIT_USAGE, argc > 2 ? "too many arguments" : "outbox %s wants an entry's id", argv[0]);
+    td_buf_init(&params, 4096);
+    enum td_err err = td_buf_addz(&params, "{\"id\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&params, td_str_of(argc == 2 ? argv[1] : ""));
+    if (err == TD_OK)
+        err = td_buf_addz(&params, "}");
+    snprintf(method, sizeof method, "outbox.%s", argv[0]);
+    int code;
+    if (err != TD_OK || !td_buf_z(&params))
+        code = td_cli_fail(TD_EXIT_FAILED, "out of memory");
+    else if (td_cli_admin(method, params.p, &result, &failure) != 0)
+        code = td_cli_failure(&failure);
+    else
+        code = show(argv[0], result);
+    td_string_free(result);
+    td_buf_finish(&params);
+    return code;
+}
+
+const struct td_command td_command_outbox = {
+    .name = "outbox",
+    .arguments = "list|show|accept|reject|retry|drop [ID]",
+    .help = "requests kept for a better answer, and what became of them",
+    .verbs = verbs,
+    .run = run,
+};

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool colour(void) {
+    static int known = -1;
+    if (known < 0)
+        known = isatty(STDOUT_FILENO) && !getenv("NO_COLOR") && !td_cli.no_color && !td_cli.json;
+    return known;
+}
+
+const char *td_cli_dim(void) {
+    return colour() ? "\033[2m" : "";
+}
+const char *td_cli_bold(void) {
+    return colour() ? "\033[1m" : "";
+}
+const char *td_cli_red(void) {
+    return colour() ? "\033[31m" : "";
+}
+const char *td_cli_green(void) {
+    return colour() ? "\033[32m" : "";
+}
+const char *td_cli_reset(void) {
+    return colour() ? "\033[0m" : "";
+}
+
+bool td_cli_stderr_is_terminal(void) {
+    return isatty(STDERR_FILENO);
+}
+
+int td_cli_fail(int code, const char *fmt, ...) {
+    va_list args;
+    fputs("tandem: ", stderr);
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fputc('\n', stderr);
+    return code;
+}
+
+int td_cli_failure(const struct td_failure *failure) {
+    bool usage = strcmp(failure->code, "tandem.config.invalid") == 0 || strcmp(failure->code, "tandem.usage") == 0;
+    return td_cli_fail(usage ? TD_EXIT_USAGE : TD_EXIT_FAILED, "%s (%s)", failure->message, failure->code);
+}
+
+void td_cli_options(struct td_options *options) {
+    memset(options, 0, sizeof *options);
+    options->config_path = td_cli.config ? td_cli.config : getenv("TANDEM_CONFIG");
+    if (!options->config_path && access("tandem.yaml", R_OK) == 0)
+        options->config_path = "tandem.yaml";
+    options->data_dir = td_cli.data_dir;
+}
+
+const char *td_cli_data_dir(void) {
+    static char *dir;
+    if (!dir) {
+        struct td_options options;
+        struct td_failure failure;
+        td_cli_options(&options);
+        dir = td_config_data_dir(&options, &failure);
+        if (!dir)
+            exit(td_cli_failure(&failure));
+    }
+    return dir;
+}
+
+int td_cli_admin(const char *method, const char *params, char **result, struct td_failure *failure) {
+    int failed = td_admin_remote(td_cli_data_dir(), method, params, result, failure);
+    if (!failed || strcmp(failure->code, "tandem.not_found") != 0 || strncmp(failure->message, "no daemon", 9) != 0)
+        return failed;
+    struct td_options options;
+    struct td_runtime *runtime = NULL;
+    td_cli_options(&options);
+    options.operator_only = true;
+    failed = td_runtime_open(&options, &runtime, failure);
+    if (!failed)
+        failed = td_admin_call(runtime, method, params, result, failure);
+    td_runtime_close(runtime);
+    return failed;
+}
+
+const char *td_cli_money(int64_t nusd) {
+    static char ring[4][40];
+    static int at;
+    char *p = ring[at++ & 3];
+    int64_t a = nusd < 0 ? -nusd : nusd;
+    // Enough digits to see a single cheap request, not more.
+    if (a == 0)
+        snprintf(p, sizeof ring[0], "$0");
+    else if (a < 10000000)
+        snprintf(p, sizeof ring[0], "%s$%.6f", nusd < 0 ? "-" : "", (double)a / 1e9);
+    else
+        snprintf(p, sizeof ring[0], "%s$%.4f", nusd < 0 ? "-" : "", (double)a / 1e9);
+    return p;
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "server/server.h"
+
+static const char *host_path;
+static long workers, drain_s = 30;
+
+// What tells one version of the file from the next.
+struct file_mark {
+    struct timespec changed;
+    off_t size;
+    ino_t inode;
+};
+
+static bool look_at(const char *path, struct file_mark *mark) {
+    struct stat st;
+    if (!path || stat(path, &st) != 0)
+        return false;
+    *mark = (struct file_mark){st.st_mtim, st.st_size, st.st_ino};
+    return true;
+}
+
+static bool same(const struct file_mark *a, const struct file_mark *b) {
+    return a->changed.tv_sec == b->changed.tv_sec && a->changed.tv_nsec == b->changed.tv_nsec && a->size == b->size &&
+           a->inode == b->inode;
+}
+
+static void greet(const struct td_listen_settings *settings, unsigned port) {
+    if (strncmp(settings->address, "unix:", 5) == 0) {
+        printf("%sTandem %s%s listens on %s\n", td_cli_bold(), td_version(), td_cli_reset(), settings->address);
+    } else {
+        const char *scheme = settings->tls_cert[0] ? "https" : "http";
+        bool v6 = strchr(settings->address, ':') != NULL;
+        printf("%sTandem %s%s listens on %s://%s%s%s:%u\n", td_cli_bold(), td_version(), td_cli_reset(), scheme,
+               v6 ? "[" : "", settings->address, v6 ? "]" : "", port);
+        printf("Try it:\n  curl %s://%s%s%s:%u/v1/chat/completions -H 'Content-Type: application/json' -d "
+               "'{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
+               scheme, v6 ? "[" : "", settings->address, v6 ? "]" : "", port);
+        printf("  tandem ask \"set a timer for 10 minutes\"\n");
+    }
+    fflush(stdout);
+}
+
+static void reload(struct td_runtime *runtime, const char *why) {
+    struct td_failure failure;
+    if (td_runtime_reload(runtime, &failure) == 0)
+        td_log(TD_LOG_INFO, "serve", NULL, "msg=reloaded why=%s", why);
+    else
+        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"reload refused, the old configuration stays\" why=%s err=\"%s\"", why,
+               failure.message);
+}
+
+// Waits for signals and for a changed file until told to stop.
+static void watch(struct td_runtime *runtime, const char *path, const sigset_t *signals) {
+    struct file_mark seen = {0}, settled = {0}, now;
+    look_at(path, &seen);
+    settled = seen;
+    for (;;) {
+        struct timespec half_a_second = {0, 500000000};
+        int sig = sigtimedwait(signals, NULL, &half_a_second);
+        if (sig == SIGTERM || sig == SIGINT)
+            return;
+        if (sig == SIGHUP) {
+            look_at(path, &seen);
+            settled = seen;
+            reload(runtime, "SIGHUP");
+            continue;
+        }
+        // A file is taken when two looks in a row agree: an editor may write it in several steps.
+        if (!look_at(path, &now))
+            continue;
+        if (same(&now, &settled) && !same(&now, &seen)) {
+            seen = now;
+            reload(runtime, "file");
+        }
+        settled = now;
+    }
+}
+
+static int run(int argc, char **argv) {
+    struct td_options options;
+    struct td_failure failure;
+    struct td_runtime *runtime = NULL;
+    struct td_server *server = NULL;
+    struct td_listen_settings settings;
+    struct td_error error = {0};
+    sigset_t signals;
+    int code = TD_EXIT_OK;
+    (void)argv;
+    if (argc > 0)
+        return td_cli_fail(TD_EXIT_USAGE, "serve takes no arguments");
+    if (td_cli.verbose)
+        td_log_set_level(TD_LOG_DEBUG);
+    // Blocked before any thread starts, so that every thread inherits it and only watch() takes them.
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    td_cli_options(&options);
+    options.workers = (unsigned)workers;
+    options.host_path = host_path;
+    if (td_runtime_open(&options, &runtime, &failure) != 0)
+        return td_cli_failure(&failure);
+    td_listen_settings_get(runtime, &settings);
+    enum td_err err = td_server_start(runtime, &settings, &server, &error);
+    if (err != TD_OK) {
+        code = td_cli_fail(err == TD_ERR_CONFIG || err == TD_ERR_USAGE ? TD_EXIT_USAGE : TD_EXIT_FAILED, "%s (%s)",
+                           error.message, td_err_code(err));
+        goto out;
+    }
+    greet(&settings, td_server_port(server));
+    watch(runtime, options.config_path, &signals);
+    td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_s=%ld", drain_s);
+    td_server_drain(server);
+    if (td_runtime_drain(runtime, (unsigned)drain_s * 1000) != 0)
+        td_log(TD_LOG_WARN, "serve", NULL, "msg=\"some requests did not finish in time\"");
+out:
+    td_server_stop(server);
+    td_runtime_close(runtime);
+    return code;
+}
+
+static const struct td_opt options[] = {
+    {"workers", 'w', TD_OPT_NUMBER, "N", "threads (default: one a processor)", .number = &workers, .min = 1, .max = 16},
+    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default 30)", .number = &drain_s, .min = 0, .max = 3600},
+    {"host", 0, TD_OPT_STRING, "PATH", "the tandem-host program to use", .string = &host_path},
+    {0},
+};
+
+const struct td_command td_command_serve = {
+    .name = "serve",
+    .arguments = "",
+    .help = "serve the API on 127.0.0.1:8484 (or where the configuration says)",
+    .details = "SIGHUP or a changed file reloads the configuration, whole or not at all; SIGTERM finishes what runs.",
+    .options = options,
+    .run = run,
+};
