@@ -93,17 +93,17 @@ TD_API int td_admin_call(struct td_runtime *runtime, const char *method, const c
 // Asks the daemon that holds `data_dir`. Returns 0, or 1 with code "tandem.not_found" when no daemon runs there.
 TD_API int td_admin_remote(const char *data_dir, const char *method, const char *params, char **result,
                            struct td_failure *failure);
-// Sends one HTTP request to the daemon that holds `data_dir`, over its Unix socket, and hands up the answer's body as it
-// comes (chunked or not); on_data returns false to stop early. *status gets the HTTP status. Blocks. Returns 0, or 1 with
-// code "tandem.not_found" when no daemon runs there, "tandem.internal.io" when the connection broke.
-TD_API int td_daemon_request(const char *data_dir, const char *method, const char *path, const char *body, size_t length,
-                             bool (*on_data)(void *user, const char *data, size_t length), void *user, int *status,
-                             struct td_failure *failure);
-// Where a file that came with Tandem lies ("starter.gguf", "catalogue.json", "tandem-host"): beside the running program in
-// a build folder, else in the installed places. Free with td_string_free; NULL where there is none.
+// Sends one HTTP request to the daemon that holds `data_dir`, over its Unix socket, and hands up the answer's body as
+// it comes (chunked or not); on_data returns false to stop early. *status gets the HTTP status. Blocks. Returns 0, or 1
+// with code "tandem.not_found" when no daemon runs there, "tandem.internal.io" when the connection broke.
+TD_API int td_daemon_request(const char *data_dir, const char *method, const char *path, const char *body,
+                             size_t length, bool (*on_data)(void *user, const char *data, size_t length), void *user,
+                             int *status, struct td_failure *failure);
+// Where a file that came with Tandem lies ("starter.gguf", "catalogue.json", "tandem-host"): beside the running program
+// in a build folder, else in the installed places. Free with td_string_free; NULL where there is none.
 TD_API char *td_resource_path(const char *name);
-// The data directory a configuration names, ready to use ("~" replaced), without opening anything; NULL options.config_path
-// and config_text: the embedded defaults. Free with td_string_free; NULL on failure.
+// The data directory a configuration names, ready to use ("~" replaced), without opening anything; NULL
+// options.config_path and config_text: the embedded defaults. Free with td_string_free; NULL on failure.
 TD_API char *td_config_data_dir(const struct td_options *options, struct td_failure *failure);
 // Validates a configuration file without opening anything. On failure the message holds "file:line:column: …".
 TD_API int td_config_check(const char *path, struct td_failure *failure);

@@ -15,7 +15,7 @@ static long max_tokens;
 
 struct view {
     uint64_t start_ns, first_ns;
-    struct td_buf text; // what stands on the screen
+    struct td_buf text;  // what stands on the screen
     struct td_buf tools; // JSON, for --json
     unsigned tool_count;
     struct td_answer end;
@@ -212,8 +212,8 @@ static enum td_err print_json(struct view *v, uint64_t end_ns) {
     if (err == TD_OK)
         err = td_buf_add_json(&b, td_buf_str(&v->text));
     if (err == TD_OK)
-        err = td_buf_printf(&b, ",\"tool_calls\":[%.*s],\"finish\":\"%s\",\"target\":", TD_STR_ARG(td_buf_str(&v->tools)),
-                            v->finish);
+        err = td_buf_printf(
+            &b, ",\"tool_calls\":[%.*s],\"finish\":\"%s\",\"target\":", TD_STR_ARG(td_buf_str(&v->tools)), v->finish);
     if (err == TD_OK)
         err = td_buf_add_json(&b, td_str_of(v->target));
     if (err == TD_OK)
@@ -221,11 +221,12 @@ static enum td_err print_json(struct view *v, uint64_t end_ns) {
     if (err == TD_OK)
         err = td_buf_add_json(&b, td_str_of(v->model));
     if (err == TD_OK)
-        err = td_buf_printf(&b,
-                            ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"prompt_tokens\":%u,"
-                            "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
-                            v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.prompt_tokens,
-                            v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
+        err =
+            td_buf_printf(&b,
+                          ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"prompt_tokens\":%u,"
+                          "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
+                          v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.prompt_tokens,
+                          v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
     if (err == TD_OK)
         printf("%.*s\n", TD_STR_ARG(td_buf_str(&b)));
     td_buf_finish(&b);
@@ -292,13 +293,17 @@ out:
 }
 
 static const struct td_opt options[] = {
-    {"model", 'm', TD_OPT_STRING, "NAME", "auto, auto:fast|cheap|quality|private, or a target's name", .string = &model},
+    {"model", 'm', TD_OPT_STRING, "NAME", "auto, auto:fast|cheap|quality|private, or a target's name",
+     .string = &model},
     {"prefer", 'p', TD_OPT_STRING, "WHAT", "fast, cheap, quality, private or balanced", .string = &prefer},
-    {"class", 0, TD_OPT_STRING, "CLASS", "data class: public, internal, confidential, restricted", .string = &data_class},
+    {"class", 0, TD_OPT_STRING, "CLASS", "data class: public, internal, confidential, restricted",
+     .string = &data_class},
     {"system", 's', TD_OPT_STRING, "TEXT", "a system message", .string = &system_text},
-    {"tools", 0, TD_OPT_STRING, "FILE", "offer these tools (JSON) instead of the assistant catalogue", .string = &tools_file},
+    {"tools", 0, TD_OPT_STRING, "FILE", "offer these tools (JSON) instead of the assistant catalogue",
+     .string = &tools_file},
     {"no-tools", 0, TD_OPT_FLAG, NULL, "offer no tools", .flag = &no_tools},
-    {"progressive", 0, TD_OPT_FLAG, NULL, "show a local draft at once, redraw when the better answer comes", .flag = &progressive},
+    {"progressive", 0, TD_OPT_FLAG, NULL, "show a local draft at once, redraw when the better answer comes",
+     .flag = &progressive},
     {"fresh", 0, TD_OPT_FLAG, NULL, "the answer needs current information", .flag = &fresh},
     {"max-tokens", 0, TD_OPT_NUMBER, "N", "longest answer", .number = &max_tokens, .min = 1, .max = 1000000},
     {0},

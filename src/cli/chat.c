@@ -99,8 +99,10 @@ static void read_tandem(struct stream *s, td_json *t) {
     static const struct {
         const char *key;
         size_t offset;
-    } texts[] = {{"exchange", offsetof(struct td_answer, exchange)}, {"target", offsetof(struct td_answer, target)},
-                 {"tier", offsetof(struct td_answer, tier)},         {"model", offsetof(struct td_answer, model)},
+    } texts[] = {{"exchange", offsetof(struct td_answer, exchange)},
+                 {"target", offsetof(struct td_answer, target)},
+                 {"tier", offsetof(struct td_answer, tier)},
+                 {"model", offsetof(struct td_answer, model)},
                  {"reason", offsetof(struct td_answer, reason)}};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct td_str v = td_json_get_str(t, texts[i].key);
@@ -228,13 +230,23 @@ static bool ask_daemon(struct td_str body, td_answer_fn on_answer, void *user) {
     struct stream s = {.on_answer = on_answer, .user = user};
     struct td_failure failure = {"", ""};
     int status = 0;
-    s.now = (struct td_answer){.text = "", .call_id = "", .name = "", .arguments = "", .finish = "", .code = "",
-                               .exchange = "", .target = "", .tier = "", .model = "", .reason = "", .confidence = NAN};
+    s.now = (struct td_answer){.text = "",
+                               .call_id = "",
+                               .name = "",
+                               .arguments = "",
+                               .finish = "",
+                               .code = "",
+                               .exchange = "",
+                               .target = "",
+                               .tier = "",
+                               .model = "",
+                               .reason = "",
+                               .confidence = NAN};
     td_arena_init(&s.arena, 16 << 20);
     td_buf_init(&s.line, TD_SSE_LINE_BYTES_MAX);
     td_buf_init(&s.error_body, 65536);
-    int failed = td_daemon_request(td_cli_data_dir(), "POST", "/v1/chat/completions", body.p, body.n, on_bytes, &s, &status,
-                                   &failure);
+    int failed = td_daemon_request(td_cli_data_dir(), "POST", "/v1/chat/completions", body.p, body.n, on_bytes, &s,
+                                   &status, &failure);
     if (atomic_load(&interrupted))
         fail_with(&s, "tandem.cancelled", "cancelled");
     else if (failed)

@@ -2,8 +2,8 @@
 // The command line's own plumbing: one table row and one file per subcommand, options parsed from one table per command
 // (which also makes --help, the shell completion and the man page), output that scripts and people both like.
 //
-// How to add a command: write src/cli/<name>.c with a `const struct td_command td_command_<name>`, add it to the list in
-// main.c and to meson.build. Help, completion and man page follow from the table.
+// How to add a command: write src/cli/<name>.c with a `const struct td_command td_command_<name>`, add it to the list
+// in main.c and to meson.build. Help, completion and man page follow from the table.
 #ifndef TD_CLI_CLI_H
 #define TD_CLI_CLI_H
 
@@ -26,8 +26,8 @@ enum {
 
 enum td_opt_type { TD_OPT_FLAG, TD_OPT_STRING, TD_OPT_NUMBER };
 
-// One option. `name` without dashes; `letter` 0 for none; `value` is what --help calls the argument. The parsed value goes
-// to flag, string or number, which must be static storage of the command.
+// One option. `name` without dashes; `letter` 0 for none; `value` is what --help calls the argument. The parsed value
+// goes to flag, string or number, which must be static storage of the command.
 struct td_opt {
     const char *name;
     char letter;
@@ -41,11 +41,11 @@ struct td_opt {
 
 struct td_command {
     const char *name;
-    const char *arguments; // "[TEXT]", for the usage line
-    const char *help;      // one line
-    const char *details;   // more, for --help and the man page; NULL none
-    const struct td_opt *options; // ends with name NULL
-    const char *const *verbs;     // subcommands for completion, NULL-terminated; NULL none
+    const char *arguments;             // "[TEXT]", for the usage line
+    const char *help;                  // one line
+    const char *details;               // more, for --help and the man page; NULL none
+    const struct td_opt *options;      // ends with name NULL
+    const char *const *verbs;          // subcommands for completion, NULL-terminated; NULL none
     int (*run)(int argc, char **argv); // what is left after the options
 };
 

@@ -85,8 +85,10 @@ static int run(int argc, char **argv) {
 }
 
 static const struct td_opt options[] = {
-    {"model", 'm', TD_OPT_STRING, "NAME", "auto, auto:fast|cheap|quality|private, or a target's name", .string = &model},
-    {"class", 0, TD_OPT_STRING, "CLASS", "data class: public, internal, confidential, restricted", .string = &data_class},
+    {"model", 'm', TD_OPT_STRING, "NAME", "auto, auto:fast|cheap|quality|private, or a target's name",
+     .string = &model},
+    {"class", 0, TD_OPT_STRING, "CLASS", "data class: public, internal, confidential, restricted",
+     .string = &data_class},
     {"label", 0, TD_OPT_STRING, "LABEL", "a label, such as phi or pii", .string = &label},
     {"residency", 0, TD_OPT_STRING, "REGION", "where the data may be processed, such as eu", .string = &residency},
     {"prefer", 'p', TD_OPT_STRING, "WHAT", "fast, cheap, quality, private or balanced", .string = &prefer},

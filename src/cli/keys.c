@@ -24,8 +24,8 @@ static void print_list(td_json *root) {
     printf("%s%-18s%-16s%-16s%-12s%-12s%s%s\n", td_cli_bold(), "ID", "TENANT", "NAME", "CREATED", "EXPIRES", "STATE",
            td_cli_reset());
     yyjson_arr_foreach(keys, i, n, key) {
-        printf("%-18.*s%-16.*s%-16.*s", TD_STR_ARG(td_json_get_str(key, "id")), TD_STR_ARG(td_json_get_str(key, "tenant")),
-               TD_STR_ARG(td_json_get_str(key, "name")));
+        printf("%-18.*s%-16.*s%-16.*s", TD_STR_ARG(td_json_get_str(key, "id")),
+               TD_STR_ARG(td_json_get_str(key, "tenant")), TD_STR_ARG(td_json_get_str(key, "name")));
         print_day(td_json_get_int(key, "created_ms", 0));
         print_day(td_json_get_int(key, "expires_ms", 0));
         printf("%s\n", td_json_get_bool(key, "revoked", false) ? "revoked" : "active");

@@ -33,8 +33,8 @@ static void print_stats(td_json *root) {
     td_json *t;
     size_t i, n;
     td_json *targets = td_json_get(root, "targets");
-    printf("%s%-14s%-8s%9s%9s%10s%10s%12s%9s%9s%s\n", td_cli_bold(), "TARGET", "TIER", "ATTEMPTS", "OK", "IN", "OUT", "COST",
-           "P50 MS", "P95 MS", td_cli_reset());
+    printf("%s%-14s%-8s%9s%9s%10s%10s%12s%9s%9s%s\n", td_cli_bold(), "TARGET", "TIER", "ATTEMPTS", "OK", "IN", "OUT",
+           "COST", "P50 MS", "P95 MS", td_cli_reset());
     yyjson_arr_foreach(targets, i, n, t) {
         printf("%-14.*s%-8.*s%9" PRId64 "%9" PRId64 "%10" PRId64 "%10" PRId64 "%12s%9" PRId64 "%9" PRId64 "\n",
                TD_STR_ARG(td_json_get_str(t, "target")), TD_STR_ARG(td_json_get_str(t, "tier")),
@@ -56,7 +56,9 @@ static int run(int argc, char **argv) {
     const char *method;
     if (argc != 1 || (strcmp(argv[0], "tail") && strcmp(argv[0], "stats") && strcmp(argv[0], "verify")))
         return td_cli_fail(TD_EXIT_USAGE, "ledger wants tail, stats or verify");
-    method = strcmp(argv[0], "tail") == 0 ? "ledger.tail" : strcmp(argv[0], "stats") == 0 ? "ledger.stats" : "ledger.verify";
+    method = strcmp(argv[0], "tail") == 0    ? "ledger.tail"
+             : strcmp(argv[0], "stats") == 0 ? "ledger.stats"
+                                             : "ledger.verify";
     snprintf(params, sizeof params, "{\"limit\":%ld,\"hours\":%ld}", limit, hours);
     if (td_cli_admin(method, params, &result, &failure) != 0)
         return td_cli_failure(&failure);

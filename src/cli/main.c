@@ -10,9 +10,9 @@ extern const struct td_command td_command_serve, td_command_ask, td_command_expl
     td_command_man;
 
 const struct td_command *const td_commands[] = {
-    &td_command_serve, &td_command_ask,    &td_command_explain, &td_command_check,      &td_command_models,
-    &td_command_keys,  &td_command_ledger, &td_command_outbox,  &td_command_eval,       &td_command_completion,
-    &td_command_man,   NULL,
+    &td_command_serve,  &td_command_ask,        &td_command_explain, &td_command_check,
+    &td_command_models, &td_command_keys,       &td_command_ledger,  &td_command_outbox,
+    &td_command_eval,   &td_command_completion, &td_command_man,     NULL,
 };
 
 struct td_cli_common td_cli;
@@ -20,8 +20,8 @@ struct td_cli_common td_cli;
 static bool want_help;
 
 static const struct td_opt common_options[] = {
-    {"config", 'c', TD_OPT_STRING, "FILE", "configuration file (default: $TANDEM_CONFIG, ./tandem.yaml, then the embedded one)",
-     .string = &td_cli.config},
+    {"config", 'c', TD_OPT_STRING, "FILE",
+     "configuration file (default: $TANDEM_CONFIG, ./tandem.yaml, then the embedded one)", .string = &td_cli.config},
     {"data-dir", 0, TD_OPT_STRING, "DIR", "where the ledger and keys live (overrides the configuration)",
      .string = &td_cli.data_dir},
     {"json", 0, TD_OPT_FLAG, NULL, "print JSON, for scripts", .flag = &td_cli.json},
@@ -89,9 +89,9 @@ static int take_option(const struct td_command *command, int argc, char **argv, 
 static void help_options(const struct td_opt *options, FILE *out) {
     for (; options && options->name; options++) {
         char left[64];
-        snprintf(left, sizeof left, "%s%c%s --%s%s%s", options->letter ? "-" : " ", options->letter ? options->letter : ' ',
-                 options->letter ? "," : " ", options->name, options->value ? " " : "",
-                 options->value ? options->value : "");
+        snprintf(left, sizeof left, "%s%c%s --%s%s%s", options->letter ? "-" : " ",
+                 options->letter ? options->letter : ' ', options->letter ? "," : " ", options->name,
+                 options->value ? " " : "", options->value ? options->value : "");
         fprintf(out, "  %-28s %s\n", left, options->help);
     }
 }
@@ -109,8 +109,9 @@ void td_cli_help(const struct td_command *command, FILE *out) {
 }
 
 void td_cli_usage(FILE *out) {
-    fprintf(out, "Tandem %s: AI requests answered on this machine, nearby or in the cloud, each where it belongs.\n\n"
-                 "usage: tandem COMMAND [options] …\n\ncommands:\n",
+    fprintf(out,
+            "Tandem %s: AI requests answered on this machine, nearby or in the cloud, each where it belongs.\n\n"
+            "usage: tandem COMMAND [options] …\n\ncommands:\n",
             td_version());
     for (int i = 0; td_commands[i]; i++)
         fprintf(out, "  %-12s %s\n", td_commands[i]->name, td_commands[i]->help);
@@ -147,12 +148,14 @@ int td_cli_completion(const char *shell, FILE *out) {
 
 static void man_options(const struct td_opt *o, FILE *out) {
     for (; o && o->name; o++)
-        fprintf(out, ".TP\n\\fB\\-\\-%s\\fR%s%s\n%s\n", o->name, o->value ? " " : "", o->value ? o->value : "", o->help);
+        fprintf(out, ".TP\n\\fB\\-\\-%s\\fR%s%s\n%s\n", o->name, o->value ? " " : "", o->value ? o->value : "",
+                o->help);
 }
 
 void td_cli_man(FILE *out) {
-    fprintf(out, ".TH TANDEM 1 \"\" \"Tandem %s\"\n.SH NAME\ntandem \\- hybrid AI runtime\n.SH SYNOPSIS\n\\fBtandem\\fR "
-                 "COMMAND [options] ...\n.SH COMMANDS\n",
+    fprintf(out,
+            ".TH TANDEM 1 \"\" \"Tandem %s\"\n.SH NAME\ntandem \\- hybrid AI runtime\n.SH SYNOPSIS\n\\fBtandem\\fR "
+            "COMMAND [options] ...\n.SH COMMANDS\n",
             td_version());
     for (int i = 0; td_commands[i]; i++) {
         fprintf(out, ".SS tandem %s %s\n%s.\n", td_commands[i]->name, td_commands[i]->arguments, td_commands[i]->help);

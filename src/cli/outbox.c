@@ -39,8 +39,7 @@ static int show(const char *verb, const char *result) {
     if (strcmp(verb, "list") == 0) {
         printf("%s%-28s%-21s%-20s%-12s%8s%s\n", td_cli_bold(), "ID", "QUEUED (UTC)", "STATE", "PRIORITY", "ATTEMPTS",
                td_cli_reset());
-        yyjson_arr_foreach(td_json_get(root, "entries"), i, n, entry)
-            print_entry(entry);
+        yyjson_arr_foreach(td_json_get(root, "entries"), i, n, entry) print_entry(entry);
     } else if (strcmp(verb, "show") == 0) {
         print_entry(root);
         print_text("local answer", td_json_get_str(root, "local_text"));

@@ -55,8 +55,8 @@ static void reload(struct td_runtime *runtime, const char *why) {
     if (td_runtime_reload(runtime, &failure) == 0)
         td_log(TD_LOG_INFO, "serve", NULL, "msg=reloaded why=%s", why);
     else
-        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"reload refused, the old configuration stays\" why=%s err=\"%s\"", why,
-               failure.message);
+        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"reload refused, the old configuration stays\" why=%s err=\"%s\"",
+               why, failure.message);
 }
 
 // Waits for signals and for a changed file until told to stop.
@@ -132,7 +132,8 @@ out:
 
 static const struct td_opt options[] = {
     {"workers", 'w', TD_OPT_NUMBER, "N", "threads (default: one a processor)", .number = &workers, .min = 1, .max = 16},
-    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default 30)", .number = &drain_s, .min = 0, .max = 3600},
+    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default 30)", .number = &drain_s,
+     .min = 0, .max = 3600},
     {"host", 0, TD_OPT_STRING, "PATH", "the tandem-host program to use", .string = &host_path},
     {0},
 };

@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 
 #include "base/log.h"
+#include "config/durability.h"
 #include "policy/policy.h"
 #include "target/world.h"
 
@@ -16,7 +17,6 @@
 #define TD_TENANTS_MAX 4096u
 #define TD_ALIASES_MAX 256u
 
-enum td_durability { TD_DURABILITY_BATCHED, TD_DURABILITY_BEFORE_ANSWER, TD_DURABILITY_BEFORE_EGRESS };
 enum td_reconcile { TD_RECONCILE_TAKE_BETTER, TD_RECONCILE_KEEP_LOCAL, TD_RECONCILE_ASK };
 
 struct td_listen {

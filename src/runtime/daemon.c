@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A small blocking HTTP/1.1 client for one purpose: the command line talking to the daemon of the same user over the Unix
-// socket in the data directory. It speaks to our own server only, so it knows just what that sends.
+// A small blocking HTTP/1.1 client for one purpose: the command line talking to the daemon of the same user over the
+// Unix socket in the data directory. It speaks to our own server only, so it knows just what that sends.
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -185,7 +185,8 @@ int td_admin_remote(const char *data_dir, const char *method, const char *params
     int status = 0;
     td_buf_init(&collect.body, TD_REPLY_BYTES_MAX);
     snprintf(path, sizeof path, "/admin/%s", method);
-    int failed = td_daemon_request(data_dir, "POST", path, params, strlen(params), on_collect, &collect, &status, failure);
+    int failed =
+        td_daemon_request(data_dir, "POST", path, params, strlen(params), on_collect, &collect, &status, failure);
     if (!failed && !td_buf_z(&collect.body))
         failed = fail(failure, TD_ERR_NOMEM, "out of memory");
     if (!failed && status != 200) {
