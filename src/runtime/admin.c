@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operators' door: one table of methods, JSON in and out. The command line reaches it in its own process or over the
+// daemon's Unix socket. Methods may wait for the disk: never call this on a worker's loop.
+//
+// How to add a method: write a function below, add its row to `methods`, describe it in docs/admin.md.
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/time.h"
+#include "route/decide.h"
+#include "route/features.h"
+#include "runtime/call.h"
+#include "store/catalogue.h"
+#include "target/words.h"
+
+struct admin {
+    struct td_runtime *rt;
+    struct td_arena arena;
+    td_json *params;
+    struct td_buf out;
+    bool first; // of a list being written
+    enum td_err list_err;
+};
+
+typedef enum td_err method_fn(struct admin *a, struct td_error *e);
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        enum td_err try_err = (call);                                                                                  \
+        if (try_err != TD_OK)                                                                                          \
+            return try_err;                                                                                            \
+    } while (0)
+
+static enum td_err field(struct admin *a, const char *name, struct td_str value) {
+    TRY(td_buf_printf(&a->out, ",\"%s\":", name));
+    return td_buf_add_json(&a->out, value);
+}
+
+static enum td_err separator(struct admin *a) {
+    bool first = a->first;
+    a->first = false;
+    return first ? TD_OK : td_buf_addc(&a->out, ',');
+}
+
+// ------------------------------------------------------------------------------------------------------------- explain --
+
+static enum td_err explain_plan(struct admin *a, const struct td_config *config, const struct td_request *request,
+                                struct td_error *e) {
+    struct td_facts_input in = {.tenant = TD_STR("default"), .budget_left_nusd = INT64_MAX};
+    struct td_facts facts;
+    struct td_world *world = td_arena_alloc(&a->arena, sizeof *world);
+    const struct td_plan *plan;
+    struct td_buf text;
+    if (!world)
+        return TD_ERR_NOMEM;
+    TRY(td_facts_make(request, &config->policy, &in, &facts));
+    td_runtime_world(a->rt, config, facts.batch, td_now_ns(), world);
+    enum td_err err = td_decide(&facts, &config->policy, world, &a->arena, &plan);
+    if (err == TD_ERR_MODEL_NOT_FOUND)
+        return td_error_set(e, err, "the model '%.*s' does not exist", TD_STR_ARG(request->model));
+    TRY(err);
+    td_buf_init(&text, 1 << 20);
+    err = td_explain_text(plan, &config->policy, &facts, &text);
+    if (err == TD_OK)
+        err = td_buf_addz(&a->out, "{\"plan\":");
+    if (err == TD_OK)
+        err = td_explain_json(plan, &config->policy, &facts, &a->out);
+    if (err == TD_OK)
+        err = field(a, "text", td_buf_str(&text));
+    if (err == TD_OK)
+        err = td_buf_addc(&a->out, '}');
+    td_buf_finish(&text);
+    return err;
+}
+
+static enum td_err explain(struct admin *a, struct td_error *e) {
+    td_json *body = td_json_get(a->params, "body");
+    struct td_buf text;
+    struct td_request request;
+    if (!body)
+        return td_error_set(e, TD_ERR_USAGE, "explain wants a request in \"body\"");
+    td_buf_init(&text, TD_BODY_BYTES_MAX);
+    enum td_err err = td_json_write(body, &text);
+    enum td_kind kind = td_json_get(body, "input")    ? TD_KIND_EMBEDDING
+                        : td_json_get(body, "prompt") ? TD_KIND_COMPLETION
+                                                      : TD_KIND_CHAT;
+    if (err == TD_OK)
+        err = td_dialect_ops(TD_DIALECT_OPENAI)->read_request(&a->arena, kind, td_buf_str(&text), &request, e);
+    if (err == TD_OK) {
+        struct td_config *config = td_runtime_config(a->rt, NULL);
+        err = explain_plan(a, config, &request, e);
+        td_config_unref(config);
+    }
+    td_buf_finish(&text);
+    return err;
+}
+
+// ---------------------------------------------------------------------------------------------------------------- keys --
+
+static enum td_err keys_create(struct admin *a, struct td_error *e) {
+    char id[TD_KEY_ID_BYTES], key[TD_KEY_TEXT_BYTES];
+    struct td_str tenant = td_json_get_str(a->params, "tenant");
+    int64_t days = td_json_get_int(a->params, "days", 0), now = td_wall_ms();
+    if (!td_name_valid(tenant))
+        return td_error_set(e, TD_ERR_USAGE, "a tenant's name is 1 to 128 letters, digits, dots, dashes or underscores");
+    TRY(td_govern_key_create(a->rt->govern, tenant, td_json_get_str(a->params, "name"), now,
+                             days > 0 ? now + days * 86400000 : 0, id, key, e));
+    TRY(td_buf_printf(&a->out, "{\"id\":\"%s\",\"key\":\"%s\"", id, key));
+    memset(key, 0, sizeof key);
+    TRY(field(a, "tenant", tenant));
+    return td_buf_addc(&a->out, '}');
+}
+
+static enum td_err write_key(struct admin *a, const struct td_key_info *key) {
+    TRY(separator(a));
+    TRY(td_buf_printf(&a->out, "{\"id\":\"%s\"", key->id));
+    TRY(field(a, "tenant", td_str_of(key->tenant)));
+    TRY(field(a, "name", td_str_of(key->label)));
+    return td_buf_printf(&a->out, ",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64 ",\"revoked\":%s}", key->created_ms,
+                         key->expires_ms, key->revoked_ms ? "true" : "false");
+}
+
+static bool on_key(void *user, const struct td_key_info *key) {
+    struct admin *a = user;
+    a->list_err = write_key(a, key);
+    return a->list_err == TD_OK;
+}
+
+static enum td_err keys_list(struct admin *a, struct td_error *e) {
+    TRY(td_buf_addz(&a->out, "{\"keys\":["));
+    TRY(td_govern_key_list(a->rt->govern, on_key, a, e));
+    TRY(a->list_err);
+    return td_buf_addz(&a->out, "]}");
+}
+
+static enum td_err keys_revoke(struct admin *a, struct td_error *e) {
+    TRY(td_govern_key_revoke(a->rt->govern, td_json_get_str(a->params, "id"), td_wall_ms(), e));
+    return td_buf_addz(&a->out, "{\"revoked\":true}");
+}
+
+// -------------------------------------------------------------------------------------------------------------- ledger --
+
+static bool on_row(void *user, const struct td_ledger_row *row) {
+    struct admin *a = user;
+    a->list_err = separator(a);
+    if (a->list_err == TD_OK)
+        a->list_err = td_ledger_row_json(row, false, &a->out);
+    return a->list_err == TD_OK;
+}
+
+static struct td_ledger_filter filter_of(const struct admin *a) {
+    int64_t hours = td_json_get_int(a->params, "hours", 24);
+    return (struct td_ledger_filter){.tenant = td_json_get_str(a->params, "tenant"),
+                                     .target = td_json_get_str(a->params, "target"),
+                                     .since_ms = hours > 0 ? td_wall_ms() - hours * 3600000 : 0};
+}
+
+static enum td_err ledger_tail(struct admin *a, struct td_error *e) {
+    struct td_ledger_filter filter = filter_of(a);
+    int64_t limit = td_json_get_int(a->params, "limit", 20);
+    if (limit < 1 || limit > 10000)
+        return td_error_set(e, TD_ERR_USAGE, "limit is 1 to 10000");
+    if (td_store_flush(a->rt->store, 1000) != TD_OK)
+        return td_error_set(e, TD_ERR_LEDGER, "the ledger cannot be written now");
+    TRY(td_buf_addz(&a->out, "{\"rows\":["));
+    TRY(td_ledger_tail(a->rt->store, &filter, (uint32_t)limit, on_row, a, e));
+    TRY(a->list_err);
+    return td_buf_addz(&a->out, "]}");
+}
+
+struct stats_sum {
+    struct admin *a;
+    struct td_ledger_stats total;
+};
+
+static enum td_err write_stats(struct admin *a, const struct td_ledger_stats *s) {
+    TRY(separator(a));
+    TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\"", td_tier_word(s->tier)));
+    TRY(field(a, "target", s->target));
+    return td_buf_printf(&a->out,
+                         ",\"attempts\":%" PRIu64 ",\"ok\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"delivered\":%" PRIu64
+                         ",\"degraded\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
+                         ",\"bytes_out\":%" PRIu64 ",\"cost_nusd\":%" PRId64 ",\"ttft_p50_ms\":%" PRIu64
+                         ",\"ttft_p95_ms\":%" PRIu64 ",\"p50_ms\":%" PRIu64 ",\"p95_ms\":%" PRIu64 "}",
+                         s->attempts, s->ok, s->failed, s->delivered, s->degraded, s->prompt_tokens, s->completion_tokens,
+                         s->bytes_out, s->cost_nusd, s->ttft_us_p50 / 1000, s->ttft_us_p95 / 1000, s->duration_us_p50 / 1000,
+                         s->duration_us_p95 / 1000);
+}
+
+static bool on_stats(void *user, const struct td_ledger_stats *stats) {
+    struct stats_sum *sum = user;
+    if (td_str_is(stats->target, "*")) {
+        sum->total = *stats;
+        return true;
+    }
+    sum->a->list_err = write_stats(sum->a, stats);
+    return sum->a->list_err == TD_OK;
+}
+
+// The cloud target that would have answered everything: the best one.
+static const struct td_target *best_cloud(const struct td_config *config) {
+    const struct td_target *best = NULL;
+    for (uint32_t i = 0; i < config->target_count; i++) {
+        const struct td_target *t = &config->targets[i];
+        if (t->tier == TD_TIER_CLOUD && t->paid && (!best || t->quality > best->quality))
+            best = t;
+    }
+    return best;
+}
+
+static enum td_err ledger_stats(struct admin *a, struct td_error *e) {
+    struct td_ledger_filter filter = filter_of(a);
+    struct stats_sum sum = {.a = a};
+    struct td_config *config = td_runtime_config(a->rt, NULL);
+    const struct td_target *cloud = best_cloud(config);
+    (void)!td_store_flush(a->rt->store, 1000);
+    enum td_err err = td_buf_addz(&a->out, "{\"targets\":[");
+    if (err == TD_OK)
+        err = td_ledger_stats(a->rt->store, &filter, cloud ? &cloud->price : NULL, on_stats, &sum, e);
+    if (err == TD_OK)
+        err = a->list_err;
+    if (err == TD_OK)
+        err = td_buf_printf(&a->out, "],\"attempts\":%" PRIu64 ",\"delivered\":%" PRIu64 ",\"cost_nusd\":%" PRId64,
+                            sum.total.attempts, sum.total.delivered, sum.total.cost_nusd);
+    if (err == TD_OK && cloud)
+        err = field(a, "cloud_only_target", cloud->name);
+    if (err == TD_OK)
+        err = td_buf_printf(&a->out, ",\"cloud_only_nusd\":%" PRId64 "}", sum.total.cloud_alone_nusd);
+    td_config_unref(config);
+    return err;
+}
+
+static enum td_err ledger_verify(struct admin *a, struct td_error *e) {
+    struct td_ledger_proof p;
+    (void)!td_store_flush(a->rt->store, 1000);
+    TRY(td_ledger_verify(a->rt->store, &p, e));
+    return td_buf_printf(&a->out,
+                         "{\"valid\":%s,\"rows\":%" PRIu64 ",\"receipts\":%" PRIu64 ",\"bad_row\":%" PRIu64
+                         ",\"bad_receipt\":%" PRIu64 "}",
+                         p.bad_row || p.bad_receipt ? "false" : "true", p.rows, p.receipts, p.bad_row, p.bad_receipt);
+}
+
+// -------------------------------------------------------------------------------------------------------------- models --
+
+static enum td_err write_target(struct admin *a, const struct td_target *t) {
+    struct td_manager_status s = {0};
+    if (t->provider == TD_PROVIDER_LLAMA && a->rt->manager)
+        td_manager_status(a->rt->manager, t, &s);
+    TRY(separator(a));
+    TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\",\"provider\":\"%s\"", td_tier_word(t->tier), td_provider_word(t->provider)));
+    TRY(field(a, "name", t->name));
+    TRY(field(a, "model", t->model));
+    TRY(field(a, "region", t->region));
+    return td_buf_printf(&a->out,
+                         ",\"context\":%u,\"quality\":%.3f,\"found\":%s,\"loaded\":%s,\"loading\":%s,\"load_ms\":%u,"
+                         "\"memory_bytes\":%" PRIu64 ",\"active\":%u,\"queued\":%u}",
+                         t->context, t->quality, t->provider != TD_PROVIDER_LLAMA || t->model_found ? "true" : "false",
+                         s.loaded ? "true" : "false", s.loading ? "true" : "false", s.load_ms, s.memory_bytes, s.active,
+                         s.queued);
+}
+
+static enum td_err write_model(struct admin *a, const struct td_model_record *m) {
+    TRY(separator(a));
+    TRY(td_buf_printf(&a->out, "{\"bytes\":%" PRIu64 ",\"added_ms\":%" PRId64, m->bytes, m->added_ms));
+    TRY(field(a, "name", m->name));
+    TRY(field(a, "path", m->path));
+    TRY(field(a, "sha256", m->sha256));
+    TRY(field(a, "source", m->source));
+    return td_buf_addc(&a->out, '}');
+}
+
+static bool on_model(void *user, const struct td_model_record *m) {
+    struct admin *a = user;
+    a->list_err = write_model(a, m);
+    return a->list_err == TD_OK;
+}
+
+static enum td_err models_list(struct admin *a, struct td_error *e) {
+    struct td_config *config = td_runtime_config(a->rt, NULL);
+    enum td_err err = td_buf_addz(&a->out, "{\"targets\":[");
+    for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++)
+        err = write_target(a, &config->targets[i]);
+    td_config_unref(config);
+    TRY(err);
+    a->first = true;
+    TRY(td_buf_addz(&a->out, "],\"models\":["));
+    TRY(td_catalogue_each(a->rt->store, on_model, a, e));
+    TRY(a->list_err);
+    return td_buf_addz(&a->out, "]}");
+}
+
+static enum td_err models_add(struct admin *a, struct td_error *e) {
+    struct td_model_record m = {.name = td_json_get_str(a->params, "name"),
+                                .path = td_json_get_str(a->params, "path"),
+                                .sha256 = td_json_get_str(a->params, "sha256"),
+                                .source = td_json_get_str(a->params, "source"),
+                                .bytes = (uint64_t)td_json_get_int(a->params, "bytes", 0),
+                                .added_ms = td_wall_ms()};
+    TRY(td_catalogue_put(a->rt->store, &m, e));
+    return td_buf_addz(&a->out, "{\"added\":true}");
+}
+
+static enum td_err models_get(struct admin *a, struct td_error *e) {
+    a->first = true;
+    TRY(td_catalogue_get(a->rt->store, td_json_get_str(a->params, "name"), on_model, a, e));
+    return a->list_err;
+}
+
+static enum td_err models_rm(struct admin *a, struct td_error *e) {
+    TRY(td_catalogue_remove(a->rt->store, td_json_get_str(a->params, "name"), e));
+    return td_buf_addz(&a->out, "{\"removed\":true}");
+}
+
+// -------------------------------------------------------------------------------------------------------------- outbox --
+
+static enum td_err write_entry(struct admin *a, const struct td_outbox_entry *entry) {
+    static const char *const accepted[] = {"none", "local", "cloud"};
+    TRY(separator(a));
+    TRY(td_buf_printf(&a->out,
+                      "{\"state\":\"%s\",\"priority\":\"%s\",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64
+                      ",\"attempts\":%u,\"accepted\":\"%s\",\"error\":\"%s\"",
+                      td_outbox_state_word(entry->state), entry->priority ? "batch" : "interactive", entry->created_ms,
+                      entry->expires_ms, entry->attempts, accepted[entry->accepted % 3], td_err_code(entry->last_error)));
+    TRY(field(a, "id", entry->id));
+    TRY(field(a, "tenant", entry->tenant));
+    TRY(field(a, "local_target", entry->local.target));
+    TRY(field(a, "cloud_target", entry->cloud.target));
+    TRY(field(a, "local_text", entry->local.body));
+    TRY(field(a, "cloud_text", entry->cloud.body));
+    TRY(field(a, "verdict", entry->verdict));
+    return td_buf_addc(&a->out, '}');
+}
+
+static bool on_entry(void *user, const struct td_outbox_entry *entry) {
+    struct admin *a = user;
+    a->list_err = write_entry(a, entry);
+    return a->list_err == TD_OK;
+}
+
+static enum td_err outbox_list(struct admin *a, struct td_error *e) {
+    struct td_outbox_filter filter = {.limit = 1000};
+    TRY(td_buf_addz(&a->out, "{\"entries\":["));
+    TRY(td_outbox_list(a->rt->store, &filter, on_entry, a, e));
+    TRY(a->list_err);
+    return td_buf_addz(&a->out, "]}");
+}
+
+static enum td_err outbox_show(struct admin *a, struct td_error *e) {
+    a->first = true;
+    TRY(td_outbox_get(a->rt->store, TD_STR_NONE, td_json_get_str(a->params, "id"), on_entry, a, e));
+    return a->list_err;
+}
+
+static bool note_state(void *user, const struct td_outbox_entry *entry) {
+    *(enum td_outbox_state *)user = entry->state;
+    return false;
+}
+
+static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum td_accepted accepted, struct td_error *e) {
+    struct td_str id = td_json_get_str(a->params, "id");
+    struct td_outbox_move move = {.to = to, .accepted = accepted};
+    TRY(td_outbox_get(a->rt->store, TD_STR_NONE, id, note_state, &move.from, e));
+    move.verdict = to == TD_OUTBOX_RECONCILED ? TD_STR("person") : TD_STR_NONE;
+    TRY(td_outbox_move(a->rt->store, id, &move, NULL, e));
+    return td_buf_printf(&a->out, "{\"state\":\"%s\"}", td_outbox_state_word(to));
+}
+
+static enum td_err outbox_accept(struct admin *a, struct td_error *e) {
+    return outbox_decide(a, TD_OUTBOX_RECONCILED, TD_ACCEPTED_CLOUD, e);
+}
+
+static enum td_err outbox_reject(struct admin *a, struct td_error *e) {
+    return outbox_decide(a, TD_OUTBOX_RECONCILED, TD_ACCEPTED_LOCAL, e);
+}
+
+static enum td_err outbox_drop(struct admin *a, struct td_error *e) {
+    return outbox_decide(a, TD_OUTBOX_DROPPED, TD_ACCEPTED_NONE, e);
+}
+
+static enum td_err outbox_retry(struct admin *a, struct td_error *e) {
+    struct td_config *config = td_runtime_config(a->rt, NULL);
+    int64_t now = td_wall_ms(), expires = now + (int64_t)config->outbox.expiry_s * 1000;
+    td_config_unref(config);
+    TRY(td_outbox_retry(a->rt->store, td_json_get_str(a->params, "id"), now, expires, e));
+    return td_buf_addz(&a->out, "{\"state\":\"waiting\"}");
+}
+
+// --------------------------------------------------------------------------------------------------------------- table --
+
+static const struct {
+    const char *name;
+    method_fn *fn;
+} methods[] = {
+    {"explain", explain},
+    {"keys.create", keys_create},
+    {"keys.list", keys_list},
+    {"keys.revoke", keys_revoke},
+    {"ledger.tail", ledger_tail},
+    {"ledger.stats", ledger_stats},
+    {"ledger.verify", ledger_verify},
+    {"models.list", models_list},
+    {"models.add", models_add},
+    {"models.get", models_get},
+    {"models.rm", models_rm},
+    {"outbox.list", outbox_list},
+    {"outbox.show", outbox_show},
+    {"outbox.accept", outbox_accept},
+    {"outbox.reject", outbox_reject},
+    {"outbox.retry", outbox_retry},
+    {"outbox.drop", outbox_drop},
+};
+
+int td_admin_call(struct td_runtime *runtime, const char *method, const char *params, char **result,
+                  struct td_failure *failure) {
+    struct admin a = {.rt = runtime, .first = true};
+    struct td_error e = {0};
+    enum td_err err = TD_ERR_NOT_FOUND;
+    method_fn *fn = NULL;
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
+        if (strcmp(methods[i].name, method) == 0)
+            fn = methods[i].fn;
+    td_arena_init(&a.arena, TD_ARENA_BYTES_MAX);
+    td_buf_init(&a.out, TD_REPLY_BYTES_MAX);
+    if (!fn)
+        td_error_set(&e, err, "there is no admin method of this name");
+    else
+        err = td_json_parse(&a.arena, td_str_of(params), TD_JSON_DEPTH_MAX, &a.params, &e);
+    if (err == TD_OK)
+        err = fn(&a, &e);
+    if (err == TD_OK && !td_buf_z(&a.out))
+        err = TD_ERR_NOMEM;
+    td_arena_finish(&a.arena);
+    if (err == TD_OK) {
+        *result = a.out.p;
+        return 0;
+    }
+    td_buf_finish(&a.out);
+    e.code = err;
+    return td_failure_from(failure, &e);
+}

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// One request in flight: the shell around the pure exchange (exchange/exchange.h). It reads the request, asks policy and
+// route for a plan, feeds the exchange and carries out its effects with real backends, real money and real rows. One worker
+// owns it from birth to END; other threads only post to that worker's loop.
+//
+//   born ─ read ─ admitted ─ planned ─ stepping … ─ END ─ (handle released) ─ freed
+//
+// Two references: the caller's handle, and the running exchange. A caller that lets go of its handle while the exchange
+// runs is a client that went away.
+#ifndef TD_RUNTIME_CALL_H
+#define TD_RUNTIME_CALL_H
+
+#include "exchange/exchange.h"
+#include "route/decide.h"
+#include "runtime/runtime.h"
+#include "store/outbox.h"
+#include "wire/dialect.h"
+
+// What an attempt holds while it runs. Index: the exchange's attempt number.
+struct td_slot {
+    struct td_backend *backend; // NULL: never started
+    struct td_attempt *attempt; // NULL: destroyed or not started
+    struct td_x_start start;    // as the exchange asked
+    struct td_buf body;         // the serialised bytes; alive until the attempt is destroyed
+    struct td_grant *grant;
+    struct td_arena grant_arena;
+    struct td_hold hold;
+    struct td_admission admission;
+    bool held, admitted, used, waiting;
+    uint64_t receipt;
+    unsigned char body_mac[32];
+    struct td_attempt_stats stats;
+    bool has_stats;
+    struct td_str model; // that answered
+};
+
+// How client events leave: as bytes of the dialect (http.c) or as td_answer (public.c).
+struct td_presenter {
+    void (*emit)(struct td_call *call, const struct td_x_out *list, uint32_t count);
+    // The request never became an exchange: refused at the door.
+    void (*refuse)(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms);
+};
+
+struct td_call {
+    struct td_worker *worker;
+    struct td_call *next, **link; // in worker->calls
+    atomic_int refs;
+    struct td_arena arena;
+    struct td_config *config; // accepted under
+    uint64_t epoch;
+    char exchange_id[27];
+    uint64_t arrival_ns;
+    int64_t arrival_wall_ms;
+    struct td_identity who;
+    struct td_ticket ticket;
+    bool admitted, counted;
+    struct td_request request;
+    struct td_facts facts;
+    struct td_world world; // as decided under
+    struct td_stick_keys stick_keys;
+    char conversation[17];
+    const struct td_plan *plan;
+    struct td_exchange *x;
+    struct td_slot slots[TD_ATTEMPTS_MAX];
+    struct td_timer *timer;
+    bool stepping, ended, released, refused;
+    // Inputs that came up while effects were being carried out.
+    struct td_x_input queue[2 * TD_ATTEMPTS_MAX + 8];
+    unsigned queue_n;
+    unsigned rows_pending; // before_answer: rows whose ack is out
+    bool rows_lost;
+    uint32_t tokens_used;
+
+    const struct td_presenter *presenter;
+    // http.c
+    const struct td_http_sink *sink;
+    void *sink_user;
+    struct td_answer_writer *writer;
+    struct td_buf out;
+    bool head_sent, sink_done, stream;
+    uint32_t first_attempt, last_origin;
+    // public.c
+    td_answer_fn on_answer;
+    void *answer_user;
+    struct td_public *public_state;
+};
+
+// Makes a call for `worker` with both references; any thread. NULL without memory.
+struct td_call *td_call_create(struct td_worker *worker);
+// Puts it on its worker's list of running calls; on the worker's thread, once.
+void td_call_enlist(struct td_call *call);
+// From the read request to the first effects. Everything that goes wrong reaches the client through the presenter.
+// `key` the API key the client gave, "" none; `trusted` the client is this user on this machine's Unix socket.
+void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool local_peer);
+void td_call_feed(struct td_call *call, const struct td_x_input *in);
+void td_call_unref(struct td_call *call);
+// Starts one attempt, or feeds REFUSED (start.c).
+void td_call_start_attempt(struct td_call *call, const struct td_x_start *start);
+// The attempt is over: stats taken, backend's attempt destroyed.
+void td_call_stop_attempt(struct td_call *call, uint32_t attempt);
+// The finished call's facts for the client: the `tandem` object (answer.c). Views into the call.
+void td_call_meta(struct td_call *call, const struct td_x_out *done, struct td_answer_meta *meta,
+                  struct td_answer_attempt attempts[TD_ATTEMPTS_MAX]);
+struct td_origin td_call_origin(const struct td_call *call, uint32_t attempt);
+// The request ends before any exchange: tells the client, writes the row, gives up the running reference.
+void td_call_refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms);
+// One ledger row for an attempt of this call (record NULL: the exchange ended without any).
+void td_call_record(struct td_call *call, const struct td_x_record *record, enum td_err refused);
+
+extern const struct td_presenter td_presenter_http, td_presenter_public;
+
+#endif

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+// The door for client dialects: routes, and the presenter that turns the exchange's client events into bytes of the dialect.
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/time.h"
+#include "runtime/call.h"
+#include "target/words.h"
+
+// ------------------------------------------------------------------------------------------------------- presenter --
+
+struct heads {
+    struct td_http_header list[12];
+    size_t n;
+};
+
+static void add_head(struct heads *h, const char *name, struct td_str value) {
+    if (value.n && h->n < sizeof h->list / sizeof h->list[0])
+        h->list[h->n++] = (struct td_http_header){name, strlen(name), value.p, value.n};
+}
+
+static void send_head(struct td_call *call, int status, struct heads *h, bool stream, size_t length) {
+    if (call->head_sent || call->sink_done)
+        return;
+    call->head_sent = true;
+    add_head(h, "content-type", stream ? TD_STR("text/event-stream; charset=utf-8") : TD_STR("application/json"));
+    add_head(h, "cache-control", TD_STR("no-store"));
+    add_head(h, "x-tandem-exchange", td_str_of(call->exchange_id));
+    if (!call->released)
+        call->sink->on_head(call->sink_user, status, h->list, h->n, stream, length);
+}
+
+static void send_data(struct td_call *call) {
+    if (call->out.n && !call->released && !call->sink_done)
+        call->sink->on_data(call->sink_user, call->out.p, call->out.n);
+    td_buf_clear(&call->out);
+}
+
+static void send_end(struct td_call *call, bool clean) {
+    if (call->sink_done)
+        return;
+    call->sink_done = true;
+    if (!call->released)
+        call->sink->on_end(call->sink_user, clean);
+}
+
+static void refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
+    const struct td_dialect_ops *d = td_dialect_ops(call->request.dialect);
+    struct heads h = {.n = 0};
+    char seconds[16];
+    struct td_str message = e && e->message[0] ? td_str_of(e->message) : td_str_of(td_err_text(err));
+    uint32_t wait_s = err == TD_ERR_RATE || err == TD_ERR_OVERLOAD || err == TD_ERR_BUDGET || retry_after_ms
+                          ? (retry_after_ms + 999) / 1000
+                          : 0;
+    td_buf_clear(&call->out);
+    if (wait_s == 0 && (err == TD_ERR_RATE || err == TD_ERR_OVERLOAD))
+        wait_s = 1;
+    if (wait_s) {
+        snprintf(seconds, sizeof seconds, "%u", wait_s);
+        add_head(&h, "retry-after", td_str_of(seconds));
+    }
+    if (err == TD_ERR_UNAUTHORIZED)
+        add_head(&h, "www-authenticate", TD_STR("Bearer"));
+    int status = d->status(err);
+    bool written = d->write_error(err, status, message, e ? td_str_of(e->param) : TD_STR_NONE, NULL, &call->out) == TD_OK;
+    send_head(call, written ? status : 500, &h, false, call->out.n);
+    send_data(call);
+    send_end(call, true);
+}
+
+static void begin(struct td_call *call, uint32_t attempt) {
+    struct td_origin origin = td_call_origin(call, attempt);
+    struct heads h = {.n = 0};
+    call->first_attempt = call->last_origin = attempt;
+    if (!call->stream)
+        return; // the head of a whole answer waits for its length
+    add_head(&h, "x-tandem-target", origin.target);
+    add_head(&h, "x-tandem-tier", origin.tier);
+    add_head(&h, "x-tandem-reason", td_str_of(td_reason_word(td_exchange_record(call->x, attempt)->reason)));
+    send_head(call, 200, &h, true, SIZE_MAX);
+}
+
+static enum td_err make_writer(struct td_call *call) {
+    struct td_answer_spec spec;
+    if (call->writer)
+        return TD_OK;
+    td_answer_spec_of(&call->request, &spec);
+    spec.exchange = td_str_of(call->exchange_id);
+    spec.created_s = call->arrival_wall_ms / 1000;
+    spec.model = td_call_origin(call, call->first_attempt).model;
+    return td_dialect_ops(call->request.dialect)->answer_create(&spec, &call->writer);
+}
+
+static enum td_err on_done(struct td_call *call, const struct td_x_out *out) {
+    struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
+    struct td_answer_meta meta;
+    td_call_meta(call, out, &meta, attempts);
+    enum td_err err = td_dialect_ops(call->request.dialect)->answer_end(call->writer, &meta, &call->out);
+    if (err != TD_OK)
+        return err;
+    if (!call->stream) {
+        struct heads h = {.n = 0};
+        add_head(&h, "x-tandem-target", meta.origin.target);
+        add_head(&h, "x-tandem-tier", meta.origin.tier);
+        add_head(&h, "x-tandem-reason", meta.reason);
+        send_head(call, 200, &h, false, call->out.n);
+    }
+    send_data(call);
+    send_end(call, true);
+    return TD_OK;
+}
+
+static void on_error(struct td_call *call, const struct td_x_out *out) {
+    const struct td_dialect_ops *d = td_dialect_ops(call->request.dialect);
+    struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
+    struct td_answer_meta meta;
+    struct td_error e;
+    if (!call->head_sent) {
+        struct heads h = {.n = 0};
+        char seconds[16];
+        td_error_set(&e, out->error.code, "%.*s", TD_STR_ARG(out->error.message));
+        td_buf_clear(&call->out);
+        if (out->error.retry_after_ms) {
+            snprintf(seconds, sizeof seconds, "%u", (out->error.retry_after_ms + 999) / 1000);
+            add_head(&h, "retry-after", td_str_of(seconds));
+        }
+        int status = out->error.http_status ? out->error.http_status : d->status(out->error.code);
+        if (d->write_error(out->error.code, status, out->error.message, TD_STR_NONE, NULL, &call->out) != TD_OK)
+            td_buf_clear(&call->out);
+        send_head(call, status, &h, false, call->out.n);
+        send_data(call);
+        send_end(call, true);
+        return;
+    }
+    td_call_meta(call, out, &meta, attempts);
+    td_buf_clear(&call->out);
+    bool told = call->writer && d->answer_fail(call->writer, out->error.code, out->error.message, &meta, &call->out) == TD_OK;
+    send_data(call);
+    send_end(call, told);
+}
+
+static enum td_err emit_one(struct td_call *call, const struct td_x_out *out) {
+    const struct td_dialect_ops *d = td_dialect_ops(call->request.dialect);
+    static const enum td_revision_op ops[] = {TD_REVISION_APPEND, TD_REVISION_REPLACE, TD_REVISION_CONFIRM};
+    struct td_event finish = {.type = TD_EV_FINISH};
+    struct td_origin origin;
+    enum td_err err = TD_OK;
+    switch (out->type) {
+    case TD_X_OUT_BEGIN:
+        begin(call, out->attempt);
+        err = make_writer(call);
+        if (err == TD_OK && call->stream && call->plan->mode == TD_MODE_PROGRESSIVE && call->request.wishes.revisions) {
+            origin = td_call_origin(call, out->attempt);
+            err = d->answer_revision(call->writer, TD_REVISION_DRAFT, &origin, false, &call->out);
+        }
+        break;
+    case TD_X_OUT_EVENT:
+        err = d->answer_event(call->writer, &out->event, &call->out);
+        break;
+    case TD_X_OUT_ORIGIN:
+        call->last_origin = out->attempt;
+        break;
+    case TD_X_OUT_REVISION:
+        call->last_origin = out->attempt;
+        origin = td_call_origin(call, out->attempt);
+        if (call->stream)
+            err = d->answer_revision(call->writer, ops[out->op], &origin, out->op == TD_X_OP_CONFIRM, &call->out);
+        else if (out->op == TD_X_OP_REPLACE)
+            d->answer_reset(call->writer);
+        break;
+    case TD_X_OUT_FINISH:
+        finish.choice = out->finish.choice;
+        finish.finish.reason = out->finish.reason;
+        err = d->answer_event(call->writer, &finish, &call->out);
+        break;
+    case TD_X_OUT_DONE:
+        err = on_done(call, out);
+        break;
+    case TD_X_OUT_ERROR:
+        on_error(call, out);
+        break;
+    }
+    return err;
+}
+
+static void emit(struct td_call *call, const struct td_x_out *list, uint32_t count) {
+    if (call->released || call->sink_done)
+        return;
+    for (uint32_t i = 0; i < count && !call->sink_done; i++) {
+        enum td_err err = emit_one(call, &list[i]);
+        if (err != TD_OK) {
+            // The answer cannot be written (too large, no memory): told as an error where that is still possible.
+            struct td_x_out failure = {.type = TD_X_OUT_ERROR};
+            failure.error.code = err;
+            failure.error.message = td_str_of(td_err_text(err));
+            on_error(call, &failure);
+            td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_GONE});
+            return;
+        }
+    }
+    if (call->stream)
+        send_data(call);
+}
+
+const struct td_presenter td_presenter_http = {.emit = emit, .refuse = refuse};
+
+// ---------------------------------------------------------------------------------------------------------- routes --
+
+static struct td_str header(const struct td_http_request *r, const char *name) {
+    struct td_str want = td_str_of(name);
+    for (size_t i = 0; i < r->header_count; i++)
+        if (td_str_ieq(td_str_n(r->headers[i].name, r->headers[i].name_length), want))
+            return td_str_n(r->headers[i].value, r->headers[i].value_length);
+    return TD_STR_NONE;
+}
+
+static struct td_str bearer(const struct td_http_request *r) {
+    struct td_str value = td_str_trim(header(r, "authorization"));
+    if (value.n > 7 && td_str_ieq(td_str_n(value.p, 7), TD_STR("bearer ")))
+        return td_str_trim(td_str_n(value.p + 7, value.n - 7));
+    return td_str_trim(header(r, "x-api-key"));
+}
+
+static void answer_json(struct td_call *call, int status) {
+    struct heads h = {.n = 0};
+    send_head(call, status, &h, false, call->out.n);
+    send_data(call);
+    send_end(call, true);
+}
+
+static void infer(struct td_call *call, const struct td_http_request *r, enum td_kind kind) {
+    struct td_error e = {0};
+    call->request.kind = kind;
+    call->request.dialect = TD_DIALECT_OPENAI;
+    enum td_err err = td_dialect_ops(TD_DIALECT_OPENAI)
+                          ->read_request(&call->arena, kind, td_str_n(r->body, r->body_length), &call->request, &e);
+    for (size_t i = 0; err == TD_OK && i < r->header_count; i++) {
+        struct td_str name = td_str_n(r->headers[i].name, r->headers[i].name_length);
+        if (name.n > 9 && (name.p[0] | 32) == 'x')
+            err = td_wishes_read_header(&call->request.wishes, name,
+                                        td_str_n(r->headers[i].value, r->headers[i].value_length), &e);
+    }
+    if (err != TD_OK) {
+        td_call_refuse(call, err, &e, 0);
+        return;
+    }
+    call->stream = call->request.stream;
+    td_call_run(call, bearer(r), strcmp(r->peer, "unix") == 0, r->local_peer);
+}
+
+static uint32_t list_models(const struct td_config *config, struct td_model_entry *entries, int64_t created_s) {
+    uint32_t n = 0;
+    entries[n++] = (struct td_model_entry){.id = TD_STR("auto"), .owned_by = TD_STR("tandem"), .created_s = created_s};
+    for (uint32_t i = 0; i < config->target_count; i++) {
+        const struct td_target *t = &config->targets[i];
+        entries[n++] = (struct td_model_entry){.id = t->name,
+                                               .owned_by = td_str_of(td_provider_word(t->provider)),
+                                               .created_s = created_s,
+                                               .tier = td_str_of(td_tier_word(t->tier)),
+                                               .context = t->context,
+                                               .capabilities = t->capabilities};
+    }
+    for (uint32_t i = 0; i < config->policy.alias_count; i++)
+        entries[n++] = (struct td_model_entry){
+            .id = config->policy.aliases[i].from, .owned_by = TD_STR("tandem"), .created_s = created_s};
+    return n;
+}
+
+// The key a listing needs is the key that asking needs.
+static bool may_look(struct td_call *call, const struct td_http_request *r) {
+    struct td_runtime *rt = call->worker->runtime;
+    struct td_error e = {0};
+    bool open = strcmp(r->peer, "unix") == 0 || (r->local_peer && td_govern_key_count(rt->govern, call->arrival_wall_ms) == 0);
+    td_govern_anonymous(&call->who);
+    if (!open && td_govern_identify(rt->govern, bearer(r), call->arrival_wall_ms, &call->who, &e) != TD_OK) {
+        refuse(call, TD_ERR_UNAUTHORIZED, &e, 0);
+        return false;
+    }
+    return true;
+}
+
+static void models(struct td_call *call, const struct td_http_request *r, struct td_str name) {
+    const struct td_dialect_ops *d = td_dialect_ops(TD_DIALECT_OPENAI);
+    struct td_model_entry *entries;
+    struct td_error e;
+    if (!may_look(call, r))
+        return;
+    entries = td_arena_array(&call->arena, call->config->target_count + call->config->policy.alias_count + 1, sizeof *entries);
+    if (!entries) {
+        refuse(call, TD_ERR_NOMEM, NULL, 0);
+        return;
+    }
+    uint32_t n = list_models(call->config, entries, call->arrival_wall_ms / 1000);
+    if (name.n == 0) {
+        if (d->write_models(entries, n, &call->out) == TD_OK)
+            answer_json(call, 200);
+        else
+            refuse(call, TD_ERR_NOMEM, NULL, 0);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (td_str_eq(entries[i].id, name) && td_openai_write_model(&entries[i], &call->out) == TD_OK) {
+            answer_json(call, 200);
+            return;
+        }
+    }
+    td_error_set(&e, TD_ERR_MODEL_NOT_FOUND, "the model '%.*s' does not exist", (int)(name.n < 128 ? name.n : 128), name.p);
+    refuse(call, TD_ERR_MODEL_NOT_FOUND, &e, 0);
+}
+
+static bool is_post(const struct td_http_request *r) {
+    return strcmp(r->method, "POST") == 0;
+}
+
+static void not_found(struct td_call *call, const struct td_http_request *r) {
+    struct td_error e;
+    (void)r;
+    td_error_set(&e, TD_ERR_NOT_FOUND, "there is nothing here; the API is under /v1");
+    refuse(call, TD_ERR_NOT_FOUND, &e, 0);
+}
+
+static void route(struct td_call *call, const struct td_http_request *r) {
+    struct td_str path = td_str_of(r->path);
+    static const struct {
+        const char *path;
+        enum td_kind kind;
+    } posts[] = {{"/v1/chat/completions", TD_KIND_CHAT},
+                 {"/v1/completions", TD_KIND_COMPLETION},
+                 {"/v1/embeddings", TD_KIND_EMBEDDING}};
+    for (size_t i = 0; i < 3; i++) {
+        if (is_post(r) && td_str_is(path, posts[i].path)) {
+            infer(call, r, posts[i].kind);
+            return;
+        }
+    }
+    if (!is_post(r) && td_str_is(path, "/v1/models"))
+        models(call, r, TD_STR_NONE);
+    else if (!is_post(r) && td_str_starts(path, TD_STR("/v1/models/")))
+        models(call, r, td_str_n(path.p + 11, path.n - 11));
+    else
+        not_found(call, r);
+    td_call_unref(call); // no exchange: its running reference
+}
+
+
+void td_http_call(struct td_runtime *runtime, unsigned worker, const struct td_http_request *request,
+                  const struct td_http_sink *sink, void *user, struct td_call **out) {
+    struct td_call *call = td_call_create(&runtime->workers[worker]);
+    *out = call;
+    if (!call) {
+        static const char body[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
+                                   "\"code\":\"tandem.internal.memory\"}}";
+        static const struct td_http_header type = {"content-type", 12, "application/json", 16};
+        sink->on_head(user, 503, &type, 1, false, sizeof body - 1);
+        sink->on_data(user, body, sizeof body - 1);
+        sink->on_end(user, true);
+        return;
+    }
+    call->presenter = &td_presenter_http;
+    call->sink = sink;
+    call->sink_user = user;
+    td_call_enlist(call);
+    route(call, request);
+}
+
+void td_http_stop(struct td_call *call) {
+    if (call)
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_STOP});
+}
+
+void td_http_proceed(struct td_call *call) {
+    if (call)
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_PROCEED});
+}

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/runtime.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "runtime/call.h"
+
+#define TICK_MS 500u // how soon a loaded model or a link that is back is noticed without a request
+
+const char *td_version(void) {
+    return TANDEM_VERSION;
+}
+
+int td_failure_set(struct td_failure *failure, enum td_err err, const char *fmt, ...) {
+    if (failure) {
+        va_list args;
+        snprintf(failure->code, sizeof failure->code, "%s", td_err_code(err));
+        va_start(args, fmt);
+        vsnprintf(failure->message, sizeof failure->message, fmt, args);
+        va_end(args);
+    }
+    return 1;
+}
+
+int td_failure_from(struct td_failure *failure, const struct td_error *e) {
+    return td_failure_set(failure, e->code, "%s", e->message[0] ? e->message : td_err_text(e->code));
+}
+
+struct td_config *td_runtime_config(struct td_runtime *rt, uint64_t *epoch) {
+    pthread_mutex_lock(&rt->lock);
+    struct td_config *config = td_config_ref(rt->config);
+    if (epoch)
+        *epoch = rt->epoch;
+    pthread_mutex_unlock(&rt->lock);
+    return config;
+}
+
+void td_runtime_world(struct td_runtime *rt, const struct td_config *config, bool batch, uint64_t now_ns,
+                      struct td_world *out) {
+    int64_t wall_ms = td_wall_ms();
+    td_health_world(rt->health, config->targets, config->target_count, batch, now_ns, out);
+    td_device_facts(out, now_ns);
+    for (uint32_t i = 0; i < config->target_count; i++)
+        out->targets[i].budget_left_nusd = td_govern_target_left(rt->govern, config->targets[i].name, wall_ms);
+}
+
+// ------------------------------------------------------------------------------------------------------ configuration --
+
+static enum td_err read_config(const struct td_runtime *rt, const struct td_config *previous, struct td_config **out,
+                               struct td_error *e) {
+    if (rt->config_path)
+        return td_config_load(rt->config_path, previous, out, e);
+    struct td_str text = rt->config_text ? td_str_of(rt->config_text) : td_config_default_text();
+    return td_config_load_text(text, rt->config_text ? "(text)" : "(default)", NULL, previous, out, e);
+}
+
+static enum td_err govern_limits(const struct td_config *config, struct td_arena *arena, struct td_govern_config *out) {
+    const struct td_policy *policy = &config->policy;
+    struct td_govern_limit *tenants = td_arena_array(arena, policy->tenant_count + 1, sizeof *tenants);
+    if (!tenants)
+        return TD_ERR_NOMEM;
+    for (uint32_t i = 0; i < policy->tenant_count; i++) {
+        const struct td_tenant *t = &policy->tenants[i];
+        tenants[i] = (struct td_govern_limit){
+            .name = t->name,
+            .requests_per_min = t->requests_per_min,
+            .tokens_per_min = t->tokens_per_min > UINT32_MAX ? UINT32_MAX : (uint32_t)t->tokens_per_min,
+            .day_nusd = t->budget_day_nusd > 0 ? t->budget_day_nusd : 0,
+            .month_nusd = t->budget_month_nusd > 0 ? t->budget_month_nusd : 0};
+    }
+    *out = (struct td_govern_config){.tenants = tenants, .tenant_count = policy->tenant_count};
+    return TD_OK;
+}
+
+static enum td_err open_govern(struct td_runtime *rt, struct td_error *e) {
+    struct td_arena arena;
+    struct td_govern_config config;
+    td_arena_init(&arena, 8 << 20);
+    enum td_err err = govern_limits(rt->config, &arena, &config);
+    if (err == TD_OK)
+        err = td_govern_open(rt->store, &config, &rt->govern, e);
+    else
+        td_error_set(e, err, "out of memory");
+    td_arena_finish(&arena);
+    return err;
+}
+
+int td_runtime_reload(struct td_runtime *rt, struct td_failure *failure) {
+    struct td_config *next = NULL, *before = td_runtime_config(rt, NULL);
+    struct td_arena arena;
+    struct td_govern_config limits;
+    struct td_error e = {0};
+    td_arena_init(&arena, 8 << 20);
+    enum td_err err = read_config(rt, before, &next, &e);
+    if (err == TD_OK && (err = govern_limits(next, &arena, &limits)) != TD_OK)
+        td_error_set(&e, err, "out of memory");
+    if (err == TD_OK)
+        err = td_govern_configure(rt->govern, &limits, &e);
+    if (err == TD_OK && (err = td_health_adopt(rt->health, next->targets, next->target_count, td_now_ns())) != TD_OK)
+        td_error_set(&e, err, "out of memory");
+    td_arena_finish(&arena);
+    if (err != TD_OK) {
+        td_config_unref(next);
+        td_config_unref(before);
+        return td_failure_from(failure, &e);
+    }
+    td_health_force_link(rt->health, next->connectivity);
+    pthread_mutex_lock(&rt->lock);
+    rt->config = next;
+    rt->epoch++;
+    pthread_mutex_unlock(&rt->lock);
+    td_config_unref(before); // the runtime's
+    td_config_unref(before); // ours
+    return 0;
+}
+
+char *td_config_data_dir(const struct td_options *options, struct td_failure *failure) {
+    struct td_runtime rt = {.config_path = (char *)(uintptr_t)options->config_path,
+                            .config_text = (char *)(uintptr_t)options->config_text};
+    struct td_config *config = NULL;
+    struct td_error e = {0};
+    if (!options->data_dir && read_config(&rt, NULL, &config, &e) != TD_OK) {
+        td_failure_from(failure, &e);
+        return NULL;
+    }
+    char *dir = td_expand_home(options->data_dir ? td_str_of(options->data_dir) : config->data_dir);
+    if (!dir)
+        td_failure_set(failure, TD_ERR_CONFIG, "data_dir: HOME is not set");
+    td_config_unref(config);
+    return dir;
+}
+
+int td_config_check(const char *path, struct td_failure *failure) {
+    struct td_config *config = NULL;
+    struct td_error e = {0};
+    if (td_config_load(path, NULL, &config, &e) != TD_OK)
+        return td_failure_from(failure, &e);
+    td_config_unref(config);
+    return 0;
+}
+
+// ------------------------------------------------------------------------------------------------------------ workers --
+
+static void *worker_main(void *arg) {
+    struct td_worker *w = arg;
+    char name[16];
+    snprintf(name, sizeof name, "tandem-%u", w->index);
+    pthread_setname_np(pthread_self(), name);
+    td_loop_run(w->loop);
+    return NULL;
+}
+
+static void look_at_models(struct td_runtime *rt, const struct td_config *config) {
+    for (uint32_t i = 0; i < config->target_count; i++) {
+        const struct td_target *t = &config->targets[i];
+        struct td_manager_status s;
+        if (t->provider != TD_PROVIDER_LLAMA)
+            continue;
+        if (!rt->manager) {
+            td_health_set_model(rt->health, t, false, false, 0, 0);
+            continue;
+        }
+        td_manager_status(rt->manager, t, &s);
+        td_health_set_model(rt->health, t, s.known ? s.ready : t->model_found, s.loaded, s.load_ms,
+                            s.loaded ? t->capabilities & ~s.capabilities : 0);
+    }
+}
+
+static void on_tick(void *arg) {
+    struct td_worker *w = arg;
+    struct td_config *config = td_runtime_config(w->runtime, NULL);
+    look_at_models(w->runtime, config);
+    td_gauge_set(w->runtime->metrics.link_up, td_health_link_up(w->runtime->health, NULL));
+    td_config_unref(config);
+    td_timer_arm(w->tick, TICK_MS);
+}
+
+static enum td_err make_worker(struct td_runtime *rt, unsigned i, struct td_error *e) {
+    struct td_worker *w = &rt->workers[i];
+    w->runtime = rt;
+    w->index = i;
+    w->loop = td_loop_create();
+    if (!w->loop)
+        return td_error_set(e, TD_ERR_NOMEM, "could not make an event loop");
+    enum td_err err = td_remote_create(w->loop, NULL, &w->remote, e);
+    if (err == TD_OK && rt->manager)
+        err = td_local_create(rt->manager, i, w->loop, &w->local, e);
+    if (err == TD_OK && i == 0) {
+        w->tick = td_timer_create(w->loop, on_tick, w);
+        if (w->tick)
+            td_timer_arm(w->tick, TICK_MS);
+    }
+    if (err == TD_OK && pthread_create(&w->thread, NULL, worker_main, w) != 0)
+        err = td_error_set(e, TD_ERR_IO, "could not start a thread");
+    w->started = err == TD_OK;
+    return err;
+}
+
+static enum td_err make_manager(struct td_runtime *rt, struct td_error *e) {
+    if (!rt->host_path)
+        return TD_OK; // no model host installed: device targets say so
+    struct td_manager_options options = {.host_path = rt->host_path,
+                                         .workers = rt->worker_count,
+                                         .memory_bytes_max = rt->config->memory_bytes_max,
+                                         .idle_unload_ms = rt->config->idle_unload_s ? rt->config->idle_unload_s * 1000
+                                                                                     : UINT32_MAX};
+    return td_manager_create(&options, &rt->manager, e);
+}
+
+static enum td_err make_workers(struct td_runtime *rt, const struct td_options *options, struct td_error *e) {
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    rt->worker_count = options->workers ? options->workers : rt->config->workers ? rt->config->workers : (unsigned)processors;
+    if (rt->worker_count < 1)
+        rt->worker_count = 1;
+    if (rt->worker_count > TD_WORKERS_MAX)
+        rt->worker_count = TD_WORKERS_MAX;
+    enum td_err err = make_manager(rt, e);
+    if (err == TD_OK)
+        look_at_models(rt, rt->config);
+    for (unsigned i = 0; err == TD_OK && i < rt->worker_count; i++)
+        err = make_worker(rt, i, e);
+    return err;
+}
+
+static void name_metrics(struct td_runtime *rt) {
+    rt->metrics.requests = td_counter_get("tandem_requests_total", "Requests taken.");
+    rt->metrics.failed = td_counter_get("tandem_requests_failed_total", "Requests that ended in an error.");
+    rt->metrics.bytes_out = td_counter_get("tandem_egress_bytes_total", "Bytes that left this machine.");
+    rt->metrics.ledger_lost = td_counter_get("tandem_ledger_refused_total", "Ledger rows that could not be taken.");
+    rt->metrics.running = td_gauge_get("tandem_requests_running", "Requests running now.");
+    rt->metrics.link_up = td_gauge_get("tandem_link_up", "1 while the network is taken to be there.");
+    rt->metrics.added = td_histogram_get("tandem_request_seconds", "Time from arrival to the end of the answer.");
+    rt->metrics.ttft = td_histogram_get("tandem_first_token_seconds", "Time from an attempt's start to its first token.");
+}
+
+// --------------------------------------------------------------------------------------------------------- open, close --
+
+static enum td_err take_options(struct td_runtime *rt, const struct td_options *o, struct td_error *e) {
+    rt->config_path = o->config_path ? td_strdup(o->config_path) : NULL;
+    rt->config_text = o->config_text ? td_strdup(o->config_text) : NULL;
+    rt->host_path = o->host_path ? td_strdup(o->host_path) : td_resource_path("tandem-host");
+    if ((o->config_path && !rt->config_path) || (o->config_text && !rt->config_text) || (o->host_path && !rt->host_path))
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory");
+    enum td_err err = read_config(rt, NULL, &rt->config, e);
+    if (err != TD_OK)
+        return err;
+    rt->data_dir = td_expand_home(o->data_dir ? td_str_of(o->data_dir) : rt->config->data_dir);
+    if (!rt->data_dir)
+        return td_error_set(e, TD_ERR_CONFIG, "data_dir: HOME is not set");
+    rt->listen_config = td_config_ref(rt->config);
+    return TD_OK;
+}
+
+static enum td_err open_store(struct td_runtime *rt, struct td_error *e) {
+    struct td_store_options options = {.durability = rt->config->durability,
+                                       .batch_ms = rt->config->ledger_batch_ms,
+                                       .outbox_entries_max = rt->config->outbox.entries_max,
+                                       .outbox_bytes_max = rt->config->outbox.bytes_max};
+    enum td_err err = td_store_open(rt->data_dir, &options, &rt->store, e);
+    if (err == TD_OK)
+        td_store_secret(rt->store, TD_SECRET_BODY, rt->body_key);
+    return err;
+}
+
+static enum td_err open_parts(struct td_runtime *rt, const struct td_options *options, struct td_error *e) {
+    unsigned char secret[32];
+    enum td_err err = take_options(rt, options, e);
+    if (err == TD_OK)
+        err = open_store(rt, e);
+    if (err == TD_OK)
+        err = open_govern(rt, e);
+    if (err != TD_OK)
+        return err;
+    td_store_secret(rt->store, TD_SECRET_CONVERSATION, secret);
+    rt->stick = td_stick_create(TD_STICK_ENTRIES_MAX, secret);
+    rt->health = td_health_create();
+    if (!rt->stick || !rt->health ||
+        td_health_adopt(rt->health, rt->config->targets, rt->config->target_count, td_now_ns()) != TD_OK)
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory");
+    td_health_force_link(rt->health, rt->config->connectivity);
+    return options->operator_only ? TD_OK : make_workers(rt, options, e);
+}
+
+int td_runtime_open(const struct td_options *options, struct td_runtime **out, struct td_failure *failure) {
+    struct td_options none = {0};
+    struct td_error e = {0};
+    struct td_runtime *rt = td_calloc(1, sizeof *rt);
+    if (!rt)
+        return td_failure_set(failure, TD_ERR_NOMEM, "out of memory");
+    pthread_mutex_init(&rt->lock, NULL);
+    rt->epoch = 1;
+    rt->started_ns = td_now_ns();
+    name_metrics(rt);
+    enum td_err err = open_parts(rt, options ? options : &none, &e);
+    if (err != TD_OK) {
+        td_runtime_close(rt);
+        e.code = err;
+        return td_failure_from(failure, &e);
+    }
+    *out = rt;
+    return 0;
+}
+
+static void end_calls(void *arg) {
+    struct td_worker *w = arg;
+    for (struct td_call *call = w->calls, *next; call; call = next) {
+        next = call->next;
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_ABORT, .abort_code = TD_ERR_CANCELLED});
+    }
+}
+
+int td_runtime_drain(struct td_runtime *rt, unsigned timeout_ms) {
+    uint64_t until = td_now_ns() + timeout_ms * TD_MS_NS;
+    atomic_store(&rt->draining, true);
+    while (atomic_load(&rt->running) > 0 && td_now_ns() < until)
+        nanosleep(&(struct timespec){0, 2000000}, NULL);
+    return atomic_load(&rt->running) > 0;
+}
+
+void td_runtime_close(struct td_runtime *rt) {
+    if (!rt)
+        return;
+    atomic_store(&rt->draining, true);
+    for (unsigned i = 0; i < rt->worker_count; i++)
+        if (rt->workers[i].started && td_loop_post(rt->workers[i].loop, end_calls, &rt->workers[i]) != TD_OK)
+            td_log(TD_LOG_ERROR, "runtime", NULL, "while=close err=memory");
+    td_runtime_drain(rt, 2000); // calls end at once; only handles that were never released would keep one
+    for (unsigned i = 0; i < rt->worker_count; i++)
+        if (rt->workers[i].started) {
+            td_loop_stop(rt->workers[i].loop);
+            pthread_join(rt->workers[i].thread, NULL);
+        }
+    for (unsigned i = 0; i < rt->worker_count; i++)
+        td_timer_destroy(rt->workers[i].tick);
+    td_govern_close(rt->govern);
+    td_store_close(rt->store);
+    for (unsigned i = 0; i < rt->worker_count; i++) {
+        td_local_destroy(rt->workers[i].local);
+        td_remote_destroy(rt->workers[i].remote);
+    }
+    td_manager_destroy(rt->manager);
+    for (unsigned i = 0; i < rt->worker_count; i++)
+        td_loop_destroy(rt->workers[i].loop);
+    td_stick_destroy(rt->stick);
+    td_health_destroy(rt->health);
+    td_config_unref(rt->listen_config);
+    td_config_unref(rt->config);
+    pthread_mutex_destroy(&rt->lock);
+    td_free(rt->config_path);
+    td_free(rt->config_text);
+    td_free(rt->data_dir);
+    td_free(rt->host_path);
+    td_free(rt);
+}
+
+// ---------------------------------------------------------------------------------------------------------- listeners --
+
+unsigned td_runtime_worker_count(const struct td_runtime *rt) {
+    return rt->worker_count;
+}
+
+struct td_loop *td_runtime_worker_loop(struct td_runtime *rt, unsigned worker) {
+    return rt->workers[worker].loop;
+}
+
+void td_listen_settings_get(struct td_runtime *rt, struct td_listen_settings *out) {
+    const struct td_listen *l = &rt->listen_config->listen;
+    *out = (struct td_listen_settings){.address = l->address.p ? l->address.p : "",
+                                       .port = l->port,
+                                       .loopback = l->loopback,
+                                       .has_keys = td_govern_key_count(rt->govern, td_wall_ms()) > 0,
+                                       .tls_cert = l->tls_cert.n ? l->tls_cert.p : "",
+                                       .tls_key = l->tls_key.n ? l->tls_key.p : "",
+                                       .tls_client_ca = l->tls_client_ca.n ? l->tls_client_ca.p : "",
+                                       .hosts = rt->hosts,
+                                       .origins = rt->origins,
+                                       .body_bytes_max = l->body_bytes_max,
+                                       .connections_max = l->connections_max,
+                                       .connections_per_peer_max = l->connections_per_peer_max,
+                                       .data_dir = rt->data_dir};
+    if (l->unix_path.n) {
+        snprintf(rt->bound_address, sizeof rt->bound_address, "unix:%.*s", TD_STR_ARG(l->unix_path));
+        out->address = rt->bound_address;
+        out->loopback = true;
+    }
+    for (uint32_t i = 0; i < l->host_count && i < 64; i++)
+        rt->hosts[out->host_count++] = l->hosts[i].p;
+    for (uint32_t i = 0; i < l->origin_count && i < 64; i++)
+        rt->origins[out->origin_count++] = l->origins[i].p;
+}
+
+int td_runtime_ready(struct td_runtime *rt, char why[128]) {
+    why[0] = 0;
+    if (atomic_load(&rt->draining))
+        snprintf(why, 128, "shutting down");
+    else if (!td_store_writable(rt->store))
+        snprintf(why, 128, "the ledger cannot be written");
+    return why[0] != 0;
+}
+
+char *td_runtime_metrics(struct td_runtime *rt) {
+    struct td_buf b;
+    (void)rt;
+    td_buf_init(&b, 16 << 20);
+    if (td_counters_write(&b) != TD_OK || !td_buf_z(&b)) {
+        td_buf_finish(&b);
+        return NULL;
+    }
+    return b.p;
+}

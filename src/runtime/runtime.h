@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// The runtime's inside: what td_runtime_open builds and who owns what. A runtime owns the store, the governor, the model
+// manager, the health table and one worker a thread. A worker owns its loop, its two backends and the calls that run on
+// it; a call never leaves its worker. The configuration in force is one pointer under a lock; whoever needs it takes a
+// reference.
+#ifndef TD_RUNTIME_RUNTIME_H
+#define TD_RUNTIME_RUNTIME_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "backend/backend.h"
+#include "base/counters.h"
+#include "config/config.h"
+#include "govern/govern.h"
+#include "local/local.h"
+#include "policy/stick.h"
+#include "remote/remote.h"
+#include "store/ledger.h"
+#include "store/store.h"
+#include "tandem/admin.h"
+#include "target/health.h"
+
+#define TD_WORKERS_MAX 16u
+
+struct td_runtime;
+struct td_call;
+
+struct td_worker {
+    struct td_runtime *runtime;
+    unsigned index;
+    struct td_loop *loop;
+    pthread_t thread;
+    bool started;
+    struct td_backend *local;
+    struct td_remote *remote;
+    struct td_call *calls; // running, newest first
+    unsigned depth;        // of calls being stepped: a call that arrives inside another's callback waits its turn
+    struct td_timer *tick; // drives what must happen now and then on this worker
+};
+
+struct td_runtime {
+    struct td_options options; // strings owned
+    char *config_path, *config_text, *data_dir, *host_path;
+    pthread_mutex_t lock; // guards config, epoch
+    struct td_config *config;
+    struct td_config *listen_config; // the first one: its strings outlive reloads
+    uint64_t epoch; // counts configurations: the policy version that grants are bound to
+    struct td_store *store;
+    struct td_govern *govern;
+    struct td_manager *manager;
+    struct td_health *health;
+    struct td_stick *stick;
+    unsigned char body_key[32]; // of receipts
+    struct td_worker workers[TD_WORKERS_MAX];
+    unsigned worker_count;
+    atomic_uint next_worker;
+    atomic_int running; // calls
+    atomic_bool draining;
+    char bound_address[128];
+    const char *hosts[64], *origins[64]; // of td_listen_settings_get
+    uint64_t started_ns;
+    struct {
+        struct td_counter *requests, *failed, *bytes_out, *ledger_lost;
+        struct td_gauge *running, *link_up;
+        struct td_histogram *added, *ttft;
+    } metrics;
+};
+
+// A reference to the configuration in force; `epoch` (may be NULL) its number.
+struct td_config *td_runtime_config(struct td_runtime *rt, uint64_t *epoch);
+// Fills *failure (may be NULL) from an error and returns 1.
+int td_failure_set(struct td_failure *failure, enum td_err err, const char *fmt, ...) TD_PRINTF(3, 4);
+int td_failure_from(struct td_failure *failure, const struct td_error *e);
+// The world as it is now, for this configuration.
+void td_runtime_world(struct td_runtime *rt, const struct td_config *config, bool batch, uint64_t now_ns,
+                      struct td_world *out);
+// Where the data directory is: "~" replaced. NULL without memory or HOME.
+char *td_expand_home(struct td_str path);
+
+#endif

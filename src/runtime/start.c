@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+// Starting one attempt: the only way from a plan to a backend. Every attempt, be it first, retry, hedge, continuation or
+// refinement, walks the same line: policy (stricter of then and now) → shared budgets → money → admission → bytes →
+// receipt → grant → backend. Whatever refuses is fed back as REFUSED with its reason.
+#include <string.h>
+
+#include "base/time.h"
+#include "runtime/call.h"
+
+static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enum td_reason reason, uint32_t retry_after_ms) {
+    struct td_x_input in = {.type = TD_X_IN_REFUSED, .attempt = attempt};
+    in.refused.code = code;
+    in.refused.reason = reason;
+    in.refused.message = td_str_of(td_err_text(code));
+    in.refused.retry_after_ms = retry_after_ms;
+    td_call_feed(call, &in);
+}
+
+static void on_event(void *user, const struct td_event *event) {
+    // `user` is the slot's own pointer into its call; the attempt number follows from where it stands.
+    struct td_slot *slot = user;
+    uint32_t attempt = slot->start.attempt;
+    struct td_call *call = (struct td_call *)((char *)(slot - attempt) - offsetof(struct td_call, slots));
+    struct td_x_input in = {.type = TD_X_IN_EVENT, .attempt = attempt, .event = event};
+    struct td_attempt_stats stats;
+    if (event->type == TD_EV_START && event->start.model.n)
+        slot->model = td_arena_str(&call->arena, event->start.model);
+    if ((event->type == TD_EV_END || event->type == TD_EV_ERROR) && slot->attempt) {
+        slot->backend->ops->stats(slot->backend, slot->attempt, &stats);
+        in.stats = &stats;
+    }
+    td_call_feed(call, &in);
+}
+
+// May it, under the policy it was accepted under and the one in force?
+static bool check_policy(struct td_call *call, const struct td_target *target, uint64_t *epoch,
+                         struct td_policy_verdict *verdict) {
+    struct td_runtime *rt = call->worker->runtime;
+    struct td_config *current = td_runtime_config(rt, epoch);
+    td_remote_set_policy_version(call->worker->remote, *epoch);
+    *verdict = td_policy_check_attempt(&call->config->policy, &current->policy, &call->facts, &call->world, target);
+    td_config_unref(current);
+    return verdict->allowed;
+}
+
+static void on_lease(void *arg, enum td_err err) {
+    struct td_slot *slot = arg;
+    uint32_t attempt = slot->start.attempt;
+    struct td_call *call = (struct td_call *)((char *)(slot - attempt) - offsetof(struct td_call, slots));
+    if (slot->waiting && !call->ended) {
+        slot->waiting = false;
+        if (err == TD_OK)
+            td_call_start_attempt(call, &slot->start);
+        else
+            refuse(call, attempt, TD_ERR_LEDGER, TD_REASON_COST, 0);
+    }
+    td_call_unref(call);
+}
+
+// Puts the money aside. TD_ERR_CANCELLED: it waits for a lease and will come back.
+static enum td_err reserve(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
+    struct td_runtime *rt = call->worker->runtime;
+    struct td_error e;
+    uint32_t out_tokens = slot->start.max_tokens ? slot->start.max_tokens
+                          : call->facts.output_tokens > 0 ? call->facts.output_tokens * 2
+                                                          : 1024;
+    struct td_usage most = {.prompt_tokens = call->facts.input_tokens + call->facts.input_tokens / 4, .completion_tokens = out_tokens};
+    int64_t nusd = target->paid ? td_x_cost_nusd(target, &most) : 0;
+    if (target->paid && !td_store_writable(rt->store))
+        return TD_ERR_LEDGER;
+    enum td_err err =
+        td_govern_reserve(rt->govern, &call->ticket, target->name, nusd, td_wall_ms(), &slot->hold, &e);
+    if (err == TD_OK) {
+        slot->held = true;
+    } else if (err == TD_ERR_OVERLOAD) {
+        struct td_ack ack = {call->worker->loop, on_lease, slot};
+        atomic_fetch_add(&call->refs, 1);
+        if (td_govern_when_ready(rt->govern, &ack) == TD_OK) {
+            slot->waiting = true;
+            return TD_ERR_CANCELLED;
+        }
+        atomic_fetch_sub(&call->refs, 1);
+    }
+    return err;
+}
+
+static enum td_err admit(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
+    struct td_runtime *rt = call->worker->runtime;
+    bool last = slot->start.step + 1 >= call->plan->step_count;
+    if (slot->start.retry && !td_health_retry(rt->health, target, td_now_ns()))
+        return TD_ERR_UPSTREAM_SERVER;
+    if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, call->config->policy.hedge_ppm_max))
+        return TD_ERR_OVERLOAD;
+    slot->admission = td_health_admit(rt->health, target, call->facts.batch, last, td_now_ns());
+    slot->admitted = slot->admission.admitted;
+    return slot->admitted ? TD_OK : TD_ERR_OVERLOAD;
+}
+
+static enum td_reason admission_reason(const struct td_admission *a) {
+    switch (a->refused) {
+    case TD_ADMIT_OPEN:
+        return TD_REASON_HEALTH;
+    case TD_ADMIT_RETRY_AFTER:
+        return TD_REASON_RETRY_AFTER;
+    default:
+        return TD_REASON_OVERLOADED;
+    }
+}
+
+// A stream is asked for wherever the answer may have to change hands in the middle, also when the client wants it whole.
+static bool upstream_streams(const struct td_call *call, const struct td_target *target) {
+    return call->request.kind != TD_KIND_EMBEDDING &&
+           (call->request.stream || call->plan->mode != TD_MODE_SINGLE || target->provider == TD_PROVIDER_LLAMA);
+}
+
+static enum td_err serialise(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
+    struct td_write_spec spec = {
+        .model = target->provider == TD_PROVIDER_LLAMA ? target->name : target->model,
+        .stream = upstream_streams(call, target),
+        .same_dialect = call->request.dialect == TD_DIALECT_OPENAI && target->provider != TD_PROVIDER_LLAMA,
+        .prefix = slot->start.prefix,
+        .max_tokens = slot->start.max_tokens,
+        .want_logprobs = slot->start.want_tokens && target->provider == TD_PROVIDER_LLAMA,
+    };
+    td_buf_clear(&slot->body);
+    return td_dialect_ops(TD_DIALECT_OPENAI)->write_request(&call->request, &spec, &slot->body);
+}
+
+static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target, struct td_error *e);
+
+// before_egress: the receipt is on the disk (or is not), now the bytes may go.
+static void on_receipt(void *arg, enum td_err err) {
+    struct td_slot *slot = arg;
+    uint32_t attempt = slot->start.attempt;
+    struct td_call *call = (struct td_call *)((char *)(slot - attempt) - offsetof(struct td_call, slots));
+    if (slot->waiting && !call->ended) {
+        const struct td_target *target = &call->config->targets[slot->start.target];
+        struct td_error e;
+        slot->waiting = false;
+        if (err != TD_OK)
+            refuse(call, attempt, TD_ERR_LEDGER, TD_REASON_NOT_READY, 0);
+        else if ((err = launch(call, slot, target, &e)) != TD_OK)
+            refuse(call, attempt, err, TD_REASON_NOT_READY, 0);
+    }
+    td_call_unref(call);
+}
+
+// The bytes exist: receipt and grant. TD_ERR_CANCELLED: waits for the disk.
+static enum td_err permit(struct td_call *call, struct td_slot *slot, const struct td_target *target,
+                          const struct td_policy_verdict *verdict, uint64_t epoch, struct td_error *e) {
+    struct td_runtime *rt = call->worker->runtime;
+    struct td_egress_check check = {.allowed = verdict->allowed,
+                                    .data_class = call->plan->data_class,
+                                    .labels = call->plan->labels,
+                                    .policy_version = epoch};
+    struct td_grant_terms terms = {.kind = TD_GRANT_INFERENCE, .target = target, .receipt_key = rt->body_key};
+    td_arena_finish(&slot->grant_arena);
+    td_arena_init(&slot->grant_arena, 4096);
+    enum td_err err = td_grant_issue(&slot->grant_arena, &check, &terms, td_buf_str(&slot->body), &slot->grant, e);
+    if (err != TD_OK)
+        return err;
+    td_grant_mac(slot->grant, slot->body_mac);
+    struct td_receipt receipt = {
+        .wall_ms = td_wall_ms(),
+        .kind = TD_EGRESS_INFERENCE,
+        .exchange = td_str_of(call->exchange_id),
+        .attempt = slot->start.attempt + 1,
+        .tenant = td_str_of(call->who.tenant),
+        .target = target->name,
+        .region = target->region,
+        .data_class = call->plan->data_class,
+        .labels = call->plan->labels,
+        .policy_version = call->config->policy.version,
+        .bytes = slot->body.n,
+    };
+    memcpy(receipt.body_mac, slot->body_mac, sizeof receipt.body_mac);
+    bool waits = call->config->durability == TD_DURABILITY_BEFORE_EGRESS;
+    struct td_ack ack = {call->worker->loop, on_receipt, slot};
+    if (waits)
+        atomic_fetch_add(&call->refs, 1);
+    err = td_receipt_append(rt->store, &receipt, waits ? &ack : NULL, &slot->receipt);
+    if (waits && err == TD_OK) {
+        slot->waiting = true;
+        return TD_ERR_CANCELLED;
+    }
+    if (waits)
+        atomic_fetch_sub(&call->refs, 1);
+    return err;
+}
+
+static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target, struct td_error *e) {
+    struct td_attempt_spec spec = {
+        .target = target,
+        .kind = call->request.kind,
+        .stream = upstream_streams(call, target),
+        .body = td_buf_str(&slot->body),
+        .grant = slot->grant,
+        .exchange_id = call->exchange_id,
+        .idempotency_key = target->idempotency ? call->exchange_id : NULL,
+        .deadline_ns = slot->start.deadline_ns,
+        .want_tokens = slot->start.want_tokens || call->request.logprobs,
+        .priority = call->facts.batch ? 1 : 0,
+        .on_event = on_event,
+        .user = slot,
+    };
+    slot->backend = target->provider == TD_PROVIDER_LLAMA ? call->worker->local : td_remote_backend(call->worker->remote);
+    if (!slot->backend)
+        return td_error_set(e, TD_ERR_HOST_LOAD, "no model host is installed");
+    return slot->backend->ops->start(slot->backend, &spec, &slot->attempt, e);
+}
+
+static enum td_reason refusal_of(enum td_err err) {
+    switch (err) {
+    case TD_ERR_BUDGET:
+    case TD_ERR_LEDGER:
+        return TD_REASON_COST;
+    case TD_ERR_OVERLOAD:
+        return TD_REASON_OVERLOADED;
+    case TD_ERR_HOST_MEMORY:
+        return TD_REASON_DEVICE;
+    case TD_ERR_GRANT:
+        return TD_REASON_DENIED;
+    default:
+        return TD_REASON_NOT_READY;
+    }
+}
+
+void td_call_start_attempt(struct td_call *call, const struct td_x_start *start) {
+    struct td_slot *slot = &call->slots[start->attempt];
+    const struct td_target *target = &call->config->targets[start->target];
+    struct td_policy_verdict verdict;
+    struct td_error e = {0};
+    uint64_t epoch;
+    if (start != &slot->start)
+        slot->start = *start;
+    slot->used = true;
+    if (!check_policy(call, target, &epoch, &verdict)) {
+        refuse(call, start->attempt, verdict.transform == TD_TRANSFORM_BLOCK ? TD_ERR_BLOCKED : TD_ERR_NO_TARGET, verdict.reason, 0);
+        return;
+    }
+    enum td_err err = reserve(call, slot, target);
+    if (err == TD_OK) {
+        err = admit(call, slot, target);
+        if (err != TD_OK) {
+            refuse(call, start->attempt, err, admission_reason(&slot->admission), slot->admission.retry_after_ms);
+            return;
+        }
+        err = serialise(call, slot, target);
+        if (err == TD_OK && target->provider != TD_PROVIDER_LLAMA)
+            err = permit(call, slot, target, &verdict, epoch, &e);
+        if (err == TD_OK)
+            err = launch(call, slot, target, &e);
+    }
+    if (err == TD_ERR_CANCELLED && slot->waiting)
+        return;
+    if (err != TD_OK)
+        refuse(call, start->attempt, err, refusal_of(err), 0);
+}
