@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operators' door: one table of methods, JSON in and out. The command line reaches it in its own process or over the
-// daemon's Unix socket. Methods may wait for the disk: never call this on a worker's loop.
+// The operators' door: one table of methods, JSON in and out. The command line reaches it in its own process or over
+// the daemon's Unix socket. Methods may wait for the disk: never call this on a worker's loop.
 //
 // How to add a method: write a function below, add its row to `methods`, describe it in docs/admin.md.
 #include <inttypes.h>
@@ -43,7 +43,8 @@ static enum td_err separator(struct admin *a) {
     return first ? TD_OK : td_buf_addc(&a->out, ',');
 }
 
-// ------------------------------------------------------------------------------------------------------------- explain --
+// ------------------------------------------------------------------------------------------------------------- explain
+// --
 
 static enum td_err explain_plan(struct admin *a, const struct td_config *config, const struct td_request *request,
                                 struct td_error *e) {
@@ -96,14 +97,16 @@ static enum td_err explain(struct admin *a, struct td_error *e) {
     return err;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- keys --
+// ---------------------------------------------------------------------------------------------------------------- keys
+// --
 
 static enum td_err keys_create(struct admin *a, struct td_error *e) {
     char id[TD_KEY_ID_BYTES], key[TD_KEY_TEXT_BYTES];
     struct td_str tenant = td_json_get_str(a->params, "tenant");
     int64_t days = td_json_get_int(a->params, "days", 0), now = td_wall_ms();
     if (!td_name_valid(tenant))
-        return td_error_set(e, TD_ERR_USAGE, "a tenant's name is 1 to 128 letters, digits, dots, dashes or underscores");
+        return td_error_set(e, TD_ERR_USAGE,
+                            "a tenant's name is 1 to 128 letters, digits, dots, dashes or underscores");
     TRY(td_govern_key_create(a->rt->govern, tenant, td_json_get_str(a->params, "name"), now,
                              days > 0 ? now + days * 86400000 : 0, id, key, e));
     TRY(td_buf_printf(&a->out, "{\"id\":\"%s\",\"key\":\"%s\"", id, key));
@@ -117,8 +120,8 @@ static enum td_err write_key(struct admin *a, const struct td_key_info *key) {
     TRY(td_buf_printf(&a->out, "{\"id\":\"%s\"", key->id));
     TRY(field(a, "tenant", td_str_of(key->tenant)));
     TRY(field(a, "name", td_str_of(key->label)));
-    return td_buf_printf(&a->out, ",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64 ",\"revoked\":%s}", key->created_ms,
-                         key->expires_ms, key->revoked_ms ? "true" : "false");
+    return td_buf_printf(&a->out, ",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64 ",\"revoked\":%s}",
+                         key->created_ms, key->expires_ms, key->revoked_ms ? "true" : "false");
 }
 
 static bool on_key(void *user, const struct td_key_info *key) {
@@ -139,7 +142,8 @@ static enum td_err keys_revoke(struct admin *a, struct td_error *e) {
     return td_buf_addz(&a->out, "{\"revoked\":true}");
 }
 
-// -------------------------------------------------------------------------------------------------------------- ledger --
+// -------------------------------------------------------------------------------------------------------------- ledger
+// --
 
 static bool on_row(void *user, const struct td_ledger_row *row) {
     struct admin *a = user;
@@ -183,9 +187,9 @@ static enum td_err write_stats(struct admin *a, const struct td_ledger_stats *s)
                          ",\"degraded\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
                          ",\"bytes_out\":%" PRIu64 ",\"cost_nusd\":%" PRId64 ",\"ttft_p50_ms\":%" PRIu64
                          ",\"ttft_p95_ms\":%" PRIu64 ",\"p50_ms\":%" PRIu64 ",\"p95_ms\":%" PRIu64 "}",
-                         s->attempts, s->ok, s->failed, s->delivered, s->degraded, s->prompt_tokens, s->completion_tokens,
-                         s->bytes_out, s->cost_nusd, s->ttft_us_p50 / 1000, s->ttft_us_p95 / 1000, s->duration_us_p50 / 1000,
-                         s->duration_us_p95 / 1000);
+                         s->attempts, s->ok, s->failed, s->delivered, s->degraded, s->prompt_tokens,
+                         s->completion_tokens, s->bytes_out, s->cost_nusd, s->ttft_us_p50 / 1000, s->ttft_us_p95 / 1000,
+                         s->duration_us_p50 / 1000, s->duration_us_p95 / 1000);
 }
 
 static bool on_stats(void *user, const struct td_ledger_stats *stats) {
@@ -241,14 +245,16 @@ static enum td_err ledger_verify(struct admin *a, struct td_error *e) {
                          p.bad_row || p.bad_receipt ? "false" : "true", p.rows, p.receipts, p.bad_row, p.bad_receipt);
 }
 
-// -------------------------------------------------------------------------------------------------------------- models --
+// -------------------------------------------------------------------------------------------------------------- models
+// --
 
 static enum td_err write_target(struct admin *a, const struct td_target *t) {
     struct td_manager_status s = {0};
     if (t->provider == TD_PROVIDER_LLAMA && a->rt->manager)
         td_manager_status(a->rt->manager, t, &s);
     TRY(separator(a));
-    TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\",\"provider\":\"%s\"", td_tier_word(t->tier), td_provider_word(t->provider)));
+    TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\",\"provider\":\"%s\"", td_tier_word(t->tier),
+                      td_provider_word(t->provider)));
     TRY(field(a, "name", t->name));
     TRY(field(a, "model", t->model));
     TRY(field(a, "region", t->region));
@@ -312,7 +318,8 @@ static enum td_err models_rm(struct admin *a, struct td_error *e) {
     return td_buf_addz(&a->out, "{\"removed\":true}");
 }
 
-// -------------------------------------------------------------------------------------------------------------- outbox --
+// -------------------------------------------------------------------------------------------------------------- outbox
+// --
 
 static enum td_err write_entry(struct admin *a, const struct td_outbox_entry *entry) {
     static const char *const accepted[] = {"none", "local", "cloud"};
@@ -321,7 +328,8 @@ static enum td_err write_entry(struct admin *a, const struct td_outbox_entry *en
                       "{\"state\":\"%s\",\"priority\":\"%s\",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64
                       ",\"attempts\":%u,\"accepted\":\"%s\",\"error\":\"%s\"",
                       td_outbox_state_word(entry->state), entry->priority ? "batch" : "interactive", entry->created_ms,
-                      entry->expires_ms, entry->attempts, accepted[entry->accepted % 3], td_err_code(entry->last_error)));
+                      entry->expires_ms, entry->attempts, accepted[entry->accepted % 3],
+                      td_err_code(entry->last_error)));
     TRY(field(a, "id", entry->id));
     TRY(field(a, "tenant", entry->tenant));
     TRY(field(a, "local_target", entry->local.target));
@@ -357,7 +365,8 @@ static bool note_state(void *user, const struct td_outbox_entry *entry) {
     return false;
 }
 
-static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum td_accepted accepted, struct td_error *e) {
+static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum td_accepted accepted,
+                                 struct td_error *e) {
     struct td_str id = td_json_get_str(a->params, "id");
     struct td_outbox_move move = {.to = to, .accepted = accepted};
     TRY(td_outbox_get(a->rt->store, TD_STR_NONE, id, note_state, &move.from, e));
@@ -386,7 +395,8 @@ static enum td_err outbox_retry(struct admin *a, struct td_error *e) {
     return td_buf_addz(&a->out, "{\"state\":\"waiting\"}");
 }
 
-// --------------------------------------------------------------------------------------------------------------- table --
+// --------------------------------------------------------------------------------------------------------------- table
+// --
 
 static const struct {
     const char *name;

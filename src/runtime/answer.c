@@ -25,13 +25,14 @@ void td_call_meta(struct td_call *call, const struct td_x_out *done, struct td_a
     for (uint32_t i = 0; i < n && i < TD_ATTEMPTS_MAX; i++) {
         const struct td_x_record *r = td_exchange_record(call->x, i);
         struct td_answer_attempt *a = &attempts[meta->attempt_count++];
-        *a = (struct td_answer_attempt){.origin = td_call_origin(call, i),
-                                        .reason = td_str_of(td_reason_word(r->reason)),
-                                        .outcome = td_str_of(r->code == TD_OK ? td_x_outcome_word(r->outcome) : td_err_code(r->code)),
-                                        .usage = r->usage,
-                                        .cost_nusd = r->cost_nusd,
-                                        .ttft_ms = r->first_ns ? ms_between(r->start_ns, r->first_ns) : 0,
-                                        .duration_ms = ms_between(r->start_ns, r->end_ns)};
+        *a = (struct td_answer_attempt){
+            .origin = td_call_origin(call, i),
+            .reason = td_str_of(td_reason_word(r->reason)),
+            .outcome = td_str_of(r->code == TD_OK ? td_x_outcome_word(r->outcome) : td_err_code(r->code)),
+            .usage = r->usage,
+            .cost_nusd = r->cost_nusd,
+            .ttft_ms = r->first_ns ? ms_between(r->start_ns, r->first_ns) : 0,
+            .duration_ms = ms_between(r->start_ns, r->end_ns)};
         meta->damaged |= r->damaged && r->delivered;
         meta->cost_nusd += r->cost_nusd;
     }

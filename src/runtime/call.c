@@ -93,8 +93,8 @@ void td_call_refuse(struct td_call *call, enum td_err err, const struct td_error
 }
 
 // Who asks, and may they now?
-static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, bool local_peer, uint32_t *retry_after_ms,
-                         struct td_error *e) {
+static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, bool local_peer,
+                         uint32_t *retry_after_ms, struct td_error *e) {
     struct td_runtime *rt = call->worker->runtime;
     bool keys_exist = td_govern_key_count(rt->govern, call->arrival_wall_ms) > 0;
     if (trusted || (local_peer && !keys_exist)) {
@@ -157,8 +157,8 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
     if (err == TD_OK)
         err = make_facts(call);
     if (err == TD_OK) {
-        err = td_govern_admit(rt->govern, &call->who, call->facts.input_tokens + call->facts.output_tokens, call->arrival_ns,
-                              call->arrival_wall_ms, &call->ticket, &retry_after_ms, &e);
+        err = td_govern_admit(rt->govern, &call->who, call->facts.input_tokens + call->facts.output_tokens,
+                              call->arrival_ns, call->arrival_wall_ms, &call->ticket, &retry_after_ms, &e);
         call->admitted = err == TD_OK;
     }
     if (err == TD_OK) {
@@ -335,10 +335,10 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
         s->held = false;
     }
     if (s->admitted) {
-        struct td_outcome o = {.code = health_code(r),
-                               .retry_after_ms = r->retry_after_ms,
-                               .probe = s->admission.probe,
-                               .answered = r->http_status != 0 || r->first_ns != 0};
+        struct td_health_outcome o = {.code = health_code(r),
+                                      .retry_after_ms = r->retry_after_ms,
+                                      .probe = s->admission.probe,
+                                      .answered = r->http_status != 0 || r->first_ns != 0};
         if (r->first_ns > r->start_ns)
             o.ttft_us = (r->first_ns - r->start_ns) / 1000;
         if (r->usage.completion_tokens > 1 && r->end_ns > r->first_ns && r->first_ns)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One request in flight: the shell around the pure exchange (exchange/exchange.h). It reads the request, asks policy and
-// route for a plan, feeds the exchange and carries out its effects with real backends, real money and real rows. One worker
-// owns it from birth to END; other threads only post to that worker's loop.
+// One request in flight: the shell around the pure exchange (exchange/exchange.h). It reads the request, asks policy
+// and route for a plan, feeds the exchange and carries out its effects with real backends, real money and real rows.
+// One worker owns it from birth to END; other threads only post to that worker's loop.
 //
 //   born ─ read ─ admitted ─ planned ─ stepping … ─ END ─ (handle released) ─ freed
 //
@@ -15,6 +15,7 @@
 #include "runtime/runtime.h"
 #include "store/outbox.h"
 #include "wire/dialect.h"
+#include "wire/openai_answer.h"
 
 // What an attempt holds while it runs. Index: the exchange's attempt number.
 struct td_slot {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The door for client dialects: routes, and the presenter that turns the exchange's client events into bytes of the dialect.
+// The door for client dialects: routes, and the presenter that turns the exchange's client events into bytes of the
+// dialect.
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -63,7 +64,8 @@ static void refuse(struct td_call *call, enum td_err err, const struct td_error 
     if (err == TD_ERR_UNAUTHORIZED)
         add_head(&h, "www-authenticate", TD_STR("Bearer"));
     int status = d->status(err);
-    bool written = d->write_error(err, status, message, e ? td_str_of(e->param) : TD_STR_NONE, NULL, &call->out) == TD_OK;
+    bool written =
+        d->write_error(err, status, message, e ? td_str_of(e->param) : TD_STR_NONE, NULL, &call->out) == TD_OK;
     send_head(call, written ? status : 500, &h, false, call->out.n);
     send_data(call);
     send_end(call, true);
@@ -135,7 +137,8 @@ static void on_error(struct td_call *call, const struct td_x_out *out) {
     }
     td_call_meta(call, out, &meta, attempts);
     td_buf_clear(&call->out);
-    bool told = call->writer && d->answer_fail(call->writer, out->error.code, out->error.message, &meta, &call->out) == TD_OK;
+    bool told =
+        call->writer && d->answer_fail(call->writer, out->error.code, out->error.message, &meta, &call->out) == TD_OK;
     send_data(call);
     send_end(call, told);
 }
@@ -271,7 +274,8 @@ static uint32_t list_models(const struct td_config *config, struct td_model_entr
 static bool may_look(struct td_call *call, const struct td_http_request *r) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_error e = {0};
-    bool open = strcmp(r->peer, "unix") == 0 || (r->local_peer && td_govern_key_count(rt->govern, call->arrival_wall_ms) == 0);
+    bool open =
+        strcmp(r->peer, "unix") == 0 || (r->local_peer && td_govern_key_count(rt->govern, call->arrival_wall_ms) == 0);
     td_govern_anonymous(&call->who);
     if (!open && td_govern_identify(rt->govern, bearer(r), call->arrival_wall_ms, &call->who, &e) != TD_OK) {
         refuse(call, TD_ERR_UNAUTHORIZED, &e, 0);
@@ -286,7 +290,8 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
     struct td_error e;
     if (!may_look(call, r))
         return;
-    entries = td_arena_array(&call->arena, call->config->target_count + call->config->policy.alias_count + 1, sizeof *entries);
+    entries = td_arena_array(&call->arena, call->config->target_count + call->config->policy.alias_count + 1,
+                             sizeof *entries);
     if (!entries) {
         refuse(call, TD_ERR_NOMEM, NULL, 0);
         return;
@@ -305,7 +310,8 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
             return;
         }
     }
-    td_error_set(&e, TD_ERR_MODEL_NOT_FOUND, "the model '%.*s' does not exist", (int)(name.n < 128 ? name.n : 128), name.p);
+    td_error_set(&e, TD_ERR_MODEL_NOT_FOUND, "the model '%.*s' does not exist", (int)(name.n < 128 ? name.n : 128),
+                 name.p);
     refuse(call, TD_ERR_MODEL_NOT_FOUND, &e, 0);
 }
 
@@ -342,7 +348,6 @@ static void route(struct td_call *call, const struct td_http_request *r) {
         not_found(call, r);
     td_call_unref(call); // no exchange: its running reference
 }
-
 
 void td_http_call(struct td_runtime *runtime, unsigned worker, const struct td_http_request *request,
                   const struct td_http_sink *sink, void *user, struct td_call **out) {

@@ -40,9 +40,15 @@ static char *there(const char *prefix, const char *suffix, const char *name) {
 
 char *td_resource_path(const char *name) {
     // In a build folder the program is build/src/cli/tandem; installed it is bin/tandem.
-    static const char *const around[] = {"/",          "/../../host/",           "/../../../models/", "/../../../models/starter/",
-                                         "/../host/",  "/../../models/",         "/../../models/starter/",
-                                         "/../libexec/tandem/", "/../share/tandem/"};
+    static const char *const around[] = {"/",
+                                         "/../../host/",
+                                         "/../../../models/",
+                                         "/../../../models/starter/",
+                                         "/../host/",
+                                         "/../../models/",
+                                         "/../../models/starter/",
+                                         "/../libexec/tandem/",
+                                         "/../share/tandem/"};
     char exe[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     char *found = NULL;

@@ -36,9 +36,20 @@ static void free_public(void *arg) {
 }
 
 static void fill(struct td_call *call, struct td_answer *a, enum td_answer_type type) {
-    *a = (struct td_answer){.type = type, .text = "", .call_id = "", .name = "", .arguments = "", .finish = "", .code = "",
-                            .exchange = call->exchange_id, .target = "", .tier = "", .model = "", .reason = "",
-                            .confidence = NAN, .revision = call->public_state->revision};
+    *a = (struct td_answer){.type = type,
+                            .text = "",
+                            .call_id = "",
+                            .name = "",
+                            .arguments = "",
+                            .finish = "",
+                            .code = "",
+                            .exchange = call->exchange_id,
+                            .target = "",
+                            .tier = "",
+                            .model = "",
+                            .reason = "",
+                            .confidence = NAN,
+                            .revision = call->public_state->revision};
     if (call->x && call->last_origin < td_exchange_attempts(call->x)) {
         struct td_origin o = td_call_origin(call, call->last_origin);
         const struct td_x_record *r = td_exchange_record(call->x, call->last_origin);

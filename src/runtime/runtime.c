@@ -49,7 +49,8 @@ void td_runtime_world(struct td_runtime *rt, const struct td_config *config, boo
         out->targets[i].budget_left_nusd = td_govern_target_left(rt->govern, config->targets[i].name, wall_ms);
 }
 
-// ------------------------------------------------------------------------------------------------------ configuration --
+// ------------------------------------------------------------------------------------------------------ configuration
+// --
 
 static enum td_err read_config(const struct td_runtime *rt, const struct td_config *previous, struct td_config **out,
                                struct td_error *e) {
@@ -144,7 +145,8 @@ int td_config_check(const char *path, struct td_failure *failure) {
     return 0;
 }
 
-// ------------------------------------------------------------------------------------------------------------ workers --
+// ------------------------------------------------------------------------------------------------------------ workers
+// --
 
 static void *worker_main(void *arg) {
     struct td_worker *w = arg;
@@ -207,14 +209,16 @@ static enum td_err make_manager(struct td_runtime *rt, struct td_error *e) {
     struct td_manager_options options = {.host_path = rt->host_path,
                                          .workers = rt->worker_count,
                                          .memory_bytes_max = rt->config->memory_bytes_max,
-                                         .idle_unload_ms = rt->config->idle_unload_s ? rt->config->idle_unload_s * 1000
-                                                                                     : UINT32_MAX};
+                                         .idle_unload_ms =
+                                             rt->config->idle_unload_s ? rt->config->idle_unload_s * 1000 : UINT32_MAX};
     return td_manager_create(&options, &rt->manager, e);
 }
 
 static enum td_err make_workers(struct td_runtime *rt, const struct td_options *options, struct td_error *e) {
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    rt->worker_count = options->workers ? options->workers : rt->config->workers ? rt->config->workers : (unsigned)processors;
+    rt->worker_count = options->workers      ? options->workers
+                       : rt->config->workers ? rt->config->workers
+                                             : (unsigned)processors;
     if (rt->worker_count < 1)
         rt->worker_count = 1;
     if (rt->worker_count > TD_WORKERS_MAX)
@@ -235,16 +239,19 @@ static void name_metrics(struct td_runtime *rt) {
     rt->metrics.running = td_gauge_get("tandem_requests_running", "Requests running now.");
     rt->metrics.link_up = td_gauge_get("tandem_link_up", "1 while the network is taken to be there.");
     rt->metrics.added = td_histogram_get("tandem_request_seconds", "Time from arrival to the end of the answer.");
-    rt->metrics.ttft = td_histogram_get("tandem_first_token_seconds", "Time from an attempt's start to its first token.");
+    rt->metrics.ttft =
+        td_histogram_get("tandem_first_token_seconds", "Time from an attempt's start to its first token.");
 }
 
-// --------------------------------------------------------------------------------------------------------- open, close --
+// --------------------------------------------------------------------------------------------------------- open, close
+// --
 
 static enum td_err take_options(struct td_runtime *rt, const struct td_options *o, struct td_error *e) {
     rt->config_path = o->config_path ? td_strdup(o->config_path) : NULL;
     rt->config_text = o->config_text ? td_strdup(o->config_text) : NULL;
     rt->host_path = o->host_path ? td_strdup(o->host_path) : td_resource_path("tandem-host");
-    if ((o->config_path && !rt->config_path) || (o->config_text && !rt->config_text) || (o->host_path && !rt->host_path))
+    if ((o->config_path && !rt->config_path) || (o->config_text && !rt->config_text) ||
+        (o->host_path && !rt->host_path))
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
     enum td_err err = read_config(rt, NULL, &rt->config, e);
     if (err != TD_OK)
@@ -358,7 +365,8 @@ void td_runtime_close(struct td_runtime *rt) {
     td_free(rt);
 }
 
-// ---------------------------------------------------------------------------------------------------------- listeners --
+// ---------------------------------------------------------------------------------------------------------- listeners
+// --
 
 unsigned td_runtime_worker_count(const struct td_runtime *rt) {
     return rt->worker_count;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The runtime's inside: what td_runtime_open builds and who owns what. A runtime owns the store, the governor, the model
-// manager, the health table and one worker a thread. A worker owns its loop, its two backends and the calls that run on
-// it; a call never leaves its worker. The configuration in force is one pointer under a lock; whoever needs it takes a
-// reference.
+// The runtime's inside: what td_runtime_open builds and who owns what. A runtime owns the store, the governor, the
+// model manager, the health table and one worker a thread. A worker owns its loop, its two backends and the calls that
+// run on it; a call never leaves its worker. The configuration in force is one pointer under a lock; whoever needs it
+// takes a reference.
 #ifndef TD_RUNTIME_RUNTIME_H
 #define TD_RUNTIME_RUNTIME_H
 
@@ -45,7 +45,7 @@ struct td_runtime {
     pthread_mutex_t lock; // guards config, epoch
     struct td_config *config;
     struct td_config *listen_config; // the first one: its strings outlive reloads
-    uint64_t epoch; // counts configurations: the policy version that grants are bound to
+    uint64_t epoch;                  // counts configurations: the policy version that grants are bound to
     struct td_store *store;
     struct td_govern *govern;
     struct td_manager *manager;

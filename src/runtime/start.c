@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Starting one attempt: the only way from a plan to a backend. Every attempt, be it first, retry, hedge, continuation or
-// refinement, walks the same line: policy (stricter of then and now) → shared budgets → money → admission → bytes →
+// Starting one attempt: the only way from a plan to a backend. Every attempt, be it first, retry, hedge, continuation
+// or refinement, walks the same line: policy (stricter of then and now) → shared budgets → money → admission → bytes →
 // receipt → grant → backend. Whatever refuses is fed back as REFUSED with its reason.
 #include <string.h>
 
 #include "base/time.h"
 #include "runtime/call.h"
 
-static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enum td_reason reason, uint32_t retry_after_ms) {
+static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enum td_reason reason,
+                   uint32_t retry_after_ms) {
     struct td_x_input in = {.type = TD_X_IN_REFUSED, .attempt = attempt};
     in.refused.code = code;
     in.refused.reason = reason;
@@ -61,15 +62,15 @@ static void on_lease(void *arg, enum td_err err) {
 static enum td_err reserve(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_error e;
-    uint32_t out_tokens = slot->start.max_tokens ? slot->start.max_tokens
+    uint32_t out_tokens = slot->start.max_tokens          ? slot->start.max_tokens
                           : call->facts.output_tokens > 0 ? call->facts.output_tokens * 2
                                                           : 1024;
-    struct td_usage most = {.prompt_tokens = call->facts.input_tokens + call->facts.input_tokens / 4, .completion_tokens = out_tokens};
+    struct td_usage most = {.prompt_tokens = call->facts.input_tokens + call->facts.input_tokens / 4,
+                            .completion_tokens = out_tokens};
     int64_t nusd = target->paid ? td_x_cost_nusd(target, &most) : 0;
     if (target->paid && !td_store_writable(rt->store))
         return TD_ERR_LEDGER;
-    enum td_err err =
-        td_govern_reserve(rt->govern, &call->ticket, target->name, nusd, td_wall_ms(), &slot->hold, &e);
+    enum td_err err = td_govern_reserve(rt->govern, &call->ticket, target->name, nusd, td_wall_ms(), &slot->hold, &e);
     if (err == TD_OK) {
         slot->held = true;
     } else if (err == TD_ERR_OVERLOAD) {
@@ -107,7 +108,8 @@ static enum td_reason admission_reason(const struct td_admission *a) {
     }
 }
 
-// A stream is asked for wherever the answer may have to change hands in the middle, also when the client wants it whole.
+// A stream is asked for wherever the answer may have to change hands in the middle, also when the client wants it
+// whole.
 static bool upstream_streams(const struct td_call *call, const struct td_target *target) {
     return call->request.kind != TD_KIND_EMBEDDING &&
            (call->request.stream || call->plan->mode != TD_MODE_SINGLE || target->provider == TD_PROVIDER_LLAMA);
@@ -126,7 +128,8 @@ static enum td_err serialise(struct td_call *call, struct td_slot *slot, const s
     return td_dialect_ops(TD_DIALECT_OPENAI)->write_request(&call->request, &spec, &slot->body);
 }
 
-static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target, struct td_error *e);
+static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target,
+                          struct td_error *e);
 
 // before_egress: the receipt is on the disk (or is not), now the bytes may go.
 static void on_receipt(void *arg, enum td_err err) {
@@ -188,7 +191,8 @@ static enum td_err permit(struct td_call *call, struct td_slot *slot, const stru
     return err;
 }
 
-static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target, struct td_error *e) {
+static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target,
+                          struct td_error *e) {
     struct td_attempt_spec spec = {
         .target = target,
         .kind = call->request.kind,
@@ -203,7 +207,8 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
         .on_event = on_event,
         .user = slot,
     };
-    slot->backend = target->provider == TD_PROVIDER_LLAMA ? call->worker->local : td_remote_backend(call->worker->remote);
+    slot->backend =
+        target->provider == TD_PROVIDER_LLAMA ? call->worker->local : td_remote_backend(call->worker->remote);
     if (!slot->backend)
         return td_error_set(e, TD_ERR_HOST_LOAD, "no model host is installed");
     return slot->backend->ops->start(slot->backend, &spec, &slot->attempt, e);
@@ -235,7 +240,8 @@ void td_call_start_attempt(struct td_call *call, const struct td_x_start *start)
         slot->start = *start;
     slot->used = true;
     if (!check_policy(call, target, &epoch, &verdict)) {
-        refuse(call, start->attempt, verdict.transform == TD_TRANSFORM_BLOCK ? TD_ERR_BLOCKED : TD_ERR_NO_TARGET, verdict.reason, 0);
+        refuse(call, start->attempt, verdict.transform == TD_TRANSFORM_BLOCK ? TD_ERR_BLOCKED : TD_ERR_NO_TARGET,
+               verdict.reason, 0);
         return;
     }
     enum td_err err = reserve(call, slot, target);

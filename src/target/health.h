@@ -39,7 +39,7 @@ struct td_admission {
 struct td_admission td_health_admit(struct td_health *health, const struct td_target *target, bool batch, bool forced,
                                     uint64_t now_ns);
 
-struct td_outcome {
+struct td_health_outcome {
     enum td_err code;        // TD_OK; TD_ERR_CANCELLED says nothing about the target
     uint32_t retry_after_ms; // the server's; 0 none
     bool probe;              // as admitted
@@ -47,7 +47,7 @@ struct td_outcome {
     uint64_t ttft_us;        // 0 no first token
     uint64_t itl_us;         // mean time per token after the first; 0 unknown
 };
-void td_health_end(struct td_health *health, const struct td_target *target, const struct td_outcome *outcome,
+void td_health_end(struct td_health *health, const struct td_target *target, const struct td_health_outcome *outcome,
                    uint64_t now_ns);
 
 // May a failed attempt be tried again on the same target? Takes one from its retry budget (10 % of calls) if so.
