@@ -236,44 +236,64 @@ enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {
     return err;
 }
 
-enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
-    static const char hex[] = "0123456789abcdef";
-    size_t before = b->n;
-    enum td_err err = td_buf_addc(b, '"');
-    size_t from = 0;
-    for (size_t i = 0; err == TD_OK && i < s.n; i++) {
-        unsigned char c = (unsigned char)s.p[i];
-        if (c >= 0x20 && c != '"' && c != '\\')
-            continue;
-        err = td_buf_add(b, s.p + from, i - from);
-        from = i + 1;
-        char esc[6] = {'\\', 0};
-        size_t len = 2;
-        switch (c) {
-        case '"':
-        case '\\':
-            esc[1] = (char)c;
+// Length of the leading run of `p` that needs no escape in a JSON string; eight bytes at a time.
+static size_t json_plain(const char *p, size_t n) {
+    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t w, q, b;
+        memcpy(&w, p + i, 8);
+        q = w ^ (ones * '"');
+        b = w ^ (ones * '\\');
+        if ((((w - ones * 0x20) & ~w) | ((q - ones) & ~q) | ((b - ones) & ~b)) & high)
             break;
-        case '\n':
-            esc[1] = 'n';
-            break;
-        case '\r':
-            esc[1] = 'r';
-            break;
-        case '\t':
-            esc[1] = 't';
-            break;
-        default:
-            memcpy(esc, "\\u00", 4);
-            esc[4] = hex[c >> 4];
-            esc[5] = hex[c & 15];
-            len = 6;
-        }
-        if (err == TD_OK)
-            err = td_buf_add(b, esc, len);
     }
+    while (i < n && (unsigned char)p[i] >= 0x20 && p[i] != '"' && p[i] != '\\')
+        i++;
+    return i;
+}
+
+static size_t json_escape(unsigned char c, char esc[6]) {
+    static const char hex[] = "0123456789abcdef";
+    esc[0] = '\\';
+    switch (c) {
+    case '"':
+    case '\\':
+        esc[1] = (char)c;
+        return 2;
+    case '\n':
+        esc[1] = 'n';
+        return 2;
+    case '\r':
+        esc[1] = 'r';
+        return 2;
+    case '\t':
+        esc[1] = 't';
+        return 2;
+    default:
+        memcpy(esc, "\\u00", 4);
+        esc[4] = hex[c >> 4];
+        esc[5] = hex[c & 15];
+        return 6;
+    }
+}
+
+enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
+    size_t before = b->n;
+    enum td_err err = grow(b, 2);
+    if (err == TD_OK && s.n)
+        err = grow(b, s.n + 2);
     if (err == TD_OK)
-        err = td_buf_add(b, s.p ? s.p + from : "", s.n - from);
+        b->p[b->n++] = '"';
+    for (size_t i = 0; err == TD_OK && i < s.n;) {
+        size_t run = json_plain(s.p + i, s.n - i);
+        err = td_buf_add(b, s.p + i, run);
+        i += run;
+        if (err == TD_OK && i < s.n) {
+            char esc[6];
+            err = td_buf_add(b, esc, json_escape((unsigned char)s.p[i++], esc));
+        }
+    }
     if (err == TD_OK)
         err = td_buf_addc(b, '"');
     if (err != TD_OK)

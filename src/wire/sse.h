@@ -23,10 +23,11 @@ struct td_sse {
     td_sse_fn on_event;
     void *user;
     size_t line_bytes_max;
-    struct td_buf line;              // a line begun in an earlier piece
-    struct td_buf data, name, id;    // fields of an event begun in an earlier piece
-    bool has_data, has_name, has_id; // an empty data field is still one
-    bool skip_lf;                    // the piece before ended in CR
+    struct td_buf line;                          // a line begun in an earlier piece
+    struct td_buf data, name, id;                // fields of an event begun in an earlier piece, or of several lines
+    struct td_str data_view, name_view, id_view; // the same while they lie in the piece being fed
+    bool has_data;                               // an empty data field is still one
+    bool skip_lf;                                // a CR was just seen: an LF belongs to it
     bool stopped;
     uint32_t bom; // bytes of a byte order mark seen; 3: past it
 };
