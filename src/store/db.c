@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "store/db.h"
+
+#include <string.h>
+
+#include "store/shapes.h"
+
+enum td_err td_db_fail(struct td_db *db, const char *doing, struct td_error *e) {
+    int code = db->c ? sqlite3_errcode(db->c) & 0xff : SQLITE_NOMEM;
+    const char *why = db->c ? sqlite3_errmsg(db->c) : "out of memory";
+    enum td_err err = TD_ERR_LEDGER;
+    if (code == SQLITE_NOMEM || code == SQLITE_OK) // SQLite is fine: it was our own memory that ran out
+        err = TD_ERR_NOMEM;
+    else if (code == SQLITE_MISUSE || code == SQLITE_ERROR || code == SQLITE_RANGE)
+        err = TD_ERR_INTERNAL;
+    return td_error_set(e, err, "while %s: %s", doing, why);
+}
+
+enum td_err td_db_exec(struct td_db *db, const char *sql, struct td_error *e) {
+    if (sqlite3_exec(db->c, sql, NULL, NULL, NULL) != SQLITE_OK)
+        return td_db_fail(db, "writing to the store", e);
+    return TD_OK;
+}
+
+enum td_err td_db_open(const char *path, bool writer, bool read_only_files, struct td_db *db, struct td_error *e) {
+    *db = (struct td_db){0};
+    int flags = read_only_files ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
+    if (sqlite3_open_v2(path, &db->c, flags | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_NOFOLLOW, NULL) != SQLITE_OK) {
+        enum td_err err = td_db_fail(db, "opening the store", e);
+        td_db_close(db);
+        return err == TD_ERR_LEDGER ? td_error_set(e, TD_ERR_IO, "the store in the data directory cannot be opened")
+                                    : err;
+    }
+    sqlite3_extended_result_codes(db->c, 1);
+    sqlite3_busy_timeout(db->c, 2000);
+    // Defensive: a damaged or hostile file must not reach further than its own data.
+    sqlite3_db_config(db->c, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
+    sqlite3_db_config(db->c, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
+    enum td_err err;
+    if (writer) {
+        err = td_db_exec(db,
+                         "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
+                         "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192; PRAGMA journal_size_limit=16777216;"
+                         "PRAGMA foreign_keys=OFF",
+                         e);
+    } else {
+        sqlite3_db_config(db->c, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+        err = td_db_exec(db,
+                         "PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;"
+                         "PRAGMA cache_size=-4096",
+                         e);
+    }
+    if (err != TD_OK)
+        td_db_close(db);
+    return err;
+}
+
+void td_db_close(struct td_db *db) {
+    for (unsigned i = 0; i < db->count; i++)
+        sqlite3_finalize(db->statements[i]);
+    if (db->c)
+        sqlite3_close(db->c);
+    *db = (struct td_db){0};
+}
+
+sqlite3_stmt *td_db_statement(struct td_db *db, const char *sql) {
+    for (unsigned i = 0; i < db->count; i++)
+        if (db->texts[i] == sql) {
+            sqlite3_reset(db->statements[i]);
+            sqlite3_clear_bindings(db->statements[i]);
+            return db->statements[i];
+        }
+    sqlite3_stmt *s = NULL;
+    if (db->count == TD_DB_STATEMENTS_MAX ||
+        sqlite3_prepare_v3(db->c, sql, -1, SQLITE_PREPARE_PERSISTENT, &s, NULL) != SQLITE_OK)
+        return NULL;
+    db->texts[db->count] = sql;
+    db->statements[db->count++] = s;
+    return s;
+}
+
+enum td_err td_db_done(struct td_db *db, sqlite3_stmt *s, const char *doing, struct td_error *e) {
+    if (!s)
+        return td_db_fail(db, doing, e);
+    int rc = sqlite3_step(s);
+    enum td_err err = rc == SQLITE_DONE || rc == SQLITE_ROW ? TD_OK : td_db_fail(db, doing, e);
+    sqlite3_reset(s);
+    return err;
+}
+
+int td_db_changes(struct td_db *db) {
+    return sqlite3_changes(db->c);
+}
+
+void td_db_bind_str(sqlite3_stmt *s, int at, struct td_str v) {
+    sqlite3_bind_text(s, at, v.p ? v.p : "", (int)v.n, SQLITE_STATIC);
+}
+
+void td_db_bind_blob(sqlite3_stmt *s, int at, struct td_str v) {
+    if (v.n)
+        sqlite3_bind_blob(s, at, v.p, (int)v.n, SQLITE_STATIC);
+    else
+        sqlite3_bind_null(s, at);
+}
+
+void td_db_bind_int(sqlite3_stmt *s, int at, int64_t v) {
+    sqlite3_bind_int64(s, at, v);
+}
+
+struct td_str td_db_str(sqlite3_stmt *s, int column) {
+    const char *p = (const char *)sqlite3_column_text(s, column);
+    return td_str_n(p ? p : "", p ? (size_t)sqlite3_column_bytes(s, column) : 0);
+}
+
+struct td_str td_db_blob(sqlite3_stmt *s, int column) {
+    const char *p = sqlite3_column_blob(s, column);
+    return td_str_n(p ? p : "", p ? (size_t)sqlite3_column_bytes(s, column) : 0);
+}
+
+enum td_err td_db_meta_get(struct td_db *db, const char *name, int64_t otherwise, int64_t *out, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "SELECT value FROM meta WHERE name=?1");
+    if (!s)
+        return td_db_fail(db, "reading the store's own table", e);
+    td_db_bind_str(s, 1, td_str_of(name));
+    int rc = sqlite3_step(s);
+    *out = rc == SQLITE_ROW ? sqlite3_column_int64(s, 0) : otherwise;
+    enum td_err err =
+        rc == SQLITE_ROW || rc == SQLITE_DONE ? TD_OK : td_db_fail(db, "reading the store's own table", e);
+    sqlite3_reset(s);
+    return err;
+}
+
+enum td_err td_db_meta_put(struct td_db *db, const char *name, int64_t value, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "INSERT INTO meta(name,value) VALUES(?1,?2)"
+                                          " ON CONFLICT(name) DO UPDATE SET value=excluded.value");
+    if (s) {
+        td_db_bind_str(s, 1, td_str_of(name));
+        td_db_bind_int(s, 2, value);
+    }
+    return td_db_done(db, s, "writing the store's own table", e);
+}
+
+enum td_err td_db_columns(const struct td_shape *shape, bool with_types, struct td_buf *out) {
+    static const char *const types[] = {
+        [TD_FIELD_TEXT] = " TEXT",    [TD_FIELD_BLOB] = " TEXT",   [TD_FIELD_I64] = " INTEGER",
+        [TD_FIELD_U64] = " INTEGER",  [TD_FIELD_U32] = " INTEGER", [TD_FIELD_INT] = " INTEGER",
+        [TD_FIELD_BOOL] = " INTEGER", [TD_FIELD_F32] = " REAL",    [TD_FIELD_MAC] = " BLOB",
+        [TD_FIELD_WORD] = " TEXT",
+    };
+    enum td_err err = TD_OK;
+    for (unsigned i = 0; err == TD_OK && i < shape->count; i++)
+        err = td_buf_printf(out, ",%s%s", shape->fields[i].name, with_types ? types[shape->fields[i].type] : "");
+    return err;
+}
+
+bool td_db_bind_packed(sqlite3_stmt *s, int at, const struct td_shape *shape, const unsigned char *p, size_t n) {
+    struct td_packed it;
+    struct td_packed_value v;
+    if (!td_packed_start(&it, shape, p, n))
+        return false;
+    for (unsigned i = 0; i < shape->count; i++, at++) {
+        const struct td_field *f = &shape->fields[i];
+        if (!td_packed_next(&it, f, &v))
+            return false;
+        if (v.absent)
+            sqlite3_bind_null(s, at);
+        else if (f->type == TD_FIELD_MAC)
+            td_db_bind_blob(s, at, v.text);
+        else if (f->type == TD_FIELD_TEXT || f->type == TD_FIELD_BLOB || f->type == TD_FIELD_WORD)
+            td_db_bind_str(s, at, v.text);
+        else if (f->type == TD_FIELD_F32)
+            sqlite3_bind_double(s, at, (double)v.real);
+        else
+            td_db_bind_int(s, at, v.number);
+    }
+    return it.at == it.end;
+}
+
+void td_db_read_record(sqlite3_stmt *s, int at, const struct td_shape *shape, void *record) {
+    memset(record, 0, shape->size);
+    for (unsigned i = 0; i < shape->count; i++, at++) {
+        const struct td_field *f = &shape->fields[i];
+        struct td_packed_value v = {.absent = sqlite3_column_type(s, at) == SQLITE_NULL};
+        if (v.absent)
+            ;
+        else if (f->type == TD_FIELD_F32)
+            v.real = (float)sqlite3_column_double(s, at);
+        else if (f->type == TD_FIELD_MAC)
+            v.absent = (v.text = td_db_blob(s, at)).n != 32;
+        else if (f->type == TD_FIELD_TEXT || f->type == TD_FIELD_BLOB || f->type == TD_FIELD_WORD)
+            v.text = td_db_str(s, at);
+        else
+            v.number = sqlite3_column_int64(s, at);
+        td_record_set(record, f, &v);
+    }
+}
+
+// The schema, one entry per version; an entry is never changed once released, only followed by another. "@ledger" and
+// "@receipts" stand for the columns of those shapes as they are when the table is first made.
+static const char *const migrations[] = {
+    "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
+    "CREATE TABLE ledger(number INTEGER PRIMARY KEY, v INTEGER, chain BLOB@ledger);"
+    // Exchange ids begin with their time, so this index appends, and serves both `by exchange` and `since`.
+    "CREATE INDEX ledger_exchange ON ledger(exchange);"
+    "CREATE TABLE receipts(number INTEGER PRIMARY KEY, v INTEGER, chain BLOB@receipts);"
+    "CREATE TABLE usage(hour INTEGER, tenant TEXT, target TEXT, tier TEXT, sums BLOB, ttft BLOB, duration BLOB,"
+    " cost_nusd INTEGER, PRIMARY KEY(hour,tenant,target)) WITHOUT ROWID;"
+    "CREATE TABLE models(name TEXT PRIMARY KEY, path TEXT, sha256 TEXT, bytes INTEGER, source TEXT,"
+    " added_ms INTEGER) WITHOUT ROWID;"
+    "CREATE TABLE api_keys(id TEXT PRIMARY KEY, hash BLOB UNIQUE, tenant TEXT, label TEXT, created_ms INTEGER,"
+    " expires_ms INTEGER, revoked_ms INTEGER) WITHOUT ROWID;"
+    "CREATE TABLE budgets(scope TEXT PRIMARY KEY, period_ms INTEGER, taken_nusd INTEGER) WITHOUT ROWID;"
+    "CREATE TABLE outbox(id TEXT PRIMARY KEY, tenant TEXT, conversation TEXT, state INTEGER, priority INTEGER,"
+    " created_ms INTEGER, expires_ms INTEGER, next_try_ms INTEGER, changed_ms INTEGER, attempts INTEGER,"
+    " policy_version INTEGER, data_class INTEGER, labels INTEGER, residency TEXT, reconcile TEXT,"
+    " idempotency_key TEXT, request BLOB, context BLOB, local_body BLOB, local_target TEXT, local_model TEXT,"
+    " local_quality REAL, local_ms INTEGER, cloud_body BLOB, cloud_target TEXT, cloud_model TEXT, cloud_quality REAL,"
+    " cloud_ms INTEGER, accepted INTEGER, verdict TEXT, last_error TEXT, bytes INTEGER);"
+    "CREATE INDEX outbox_due ON outbox(priority,created_ms) WHERE state<2;"
+    "CREATE INDEX outbox_changed ON outbox(changed_ms);"
+    "CREATE TABLE events(id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT, exchange TEXT, type TEXT, data BLOB,"
+    " wall_ms INTEGER);"
+    "CREATE INDEX events_tenant ON events(tenant,id);"
+    "CREATE TABLE conversations(tenant TEXT, conversation TEXT, exchange TEXT, accepted INTEGER, wall_ms INTEGER,"
+    " PRIMARY KEY(tenant,conversation)) WITHOUT ROWID;"
+    "CREATE TABLE answers(exchange TEXT PRIMARY KEY, tenant TEXT, conversation TEXT, status TEXT, revision INTEGER,"
+    " body BLOB, wall_ms INTEGER, expires_ms INTEGER);"
+    "CREATE INDEX answers_expire ON answers(expires_ms);",
+};
+#define SCHEMA_VERSION ((int)(sizeof migrations / sizeof *migrations))
+
+static enum td_err expand(const char *sql, struct td_buf *out) {
+    enum td_err err = TD_OK;
+    while (err == TD_OK && *sql) {
+        size_t n = strcspn(sql, "@");
+        err = td_buf_add(out, sql, n);
+        sql += n;
+        if (*sql != '@' || err != TD_OK)
+            continue;
+        const struct td_shape *shape = sql[1] == 'l' ? &td_shape_row : &td_shape_receipt;
+        err = td_db_columns(shape, true, out);
+        sql += 1 + strlen(shape->table);
+    }
+    return err;
+}
+
+enum td_err td_db_migrate(struct td_db *db, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "PRAGMA user_version");
+    if (!s || sqlite3_step(s) != SQLITE_ROW)
+        return td_db_fail(db, "reading the store's version", e);
+    int have = sqlite3_column_int(s, 0);
+    sqlite3_reset(s);
+    if (have > SCHEMA_VERSION)
+        return td_error_set(e, TD_ERR_CONFIG,
+                            "the store has schema %d, this program knows up to %d: use a newer program", have,
+                            SCHEMA_VERSION);
+    for (int v = have; v < SCHEMA_VERSION; v++) {
+        struct td_buf sql;
+        td_buf_init(&sql, 64u << 10);
+        enum td_err err = td_buf_addz(&sql, "BEGIN IMMEDIATE;");
+        if (err == TD_OK)
+            err = expand(migrations[v], &sql);
+        if (err == TD_OK)
+            err = td_buf_printf(&sql, "PRAGMA user_version=%d;COMMIT", v + 1);
+        const char *z = err == TD_OK ? td_buf_z(&sql) : NULL;
+        err = z ? td_db_exec(db, z, e) : td_error_set(e, TD_ERR_NOMEM, "while preparing the store");
+        td_buf_finish(&sql);
+        if (err != TD_OK) {
+            sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
+            return err;
+        }
+    }
+    return TD_OK;
+}

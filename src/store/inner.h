@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The store from inside: what the files of this room share. Two sides: `hand-over` (journal, operations, acks; knows
+// no SQL beyond begin and commit) and `tables` (ledger, outbox, accounts, catalogue: each change is a function that the
+// writer thread runs in its transaction, each query runs on a reader connection of the pool).
+#ifndef TD_STORE_INNER_H
+#define TD_STORE_INNER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/counters.h"
+#include "store/db.h"
+#include "store/journal.h"
+#include "store/ledger.h"
+#include "store/rollup.h"
+#include "store/shapes.h"
+#include "store/store.h"
+
+#define TD_STORE_READERS_MAX 4u     // queries at once; more wait
+#define TD_STORE_OPS_MAX 4096u      // operations waiting for the writer; beyond it they are refused
+#define TD_STORE_TURN_ROWS 4096u    // rows in one transaction, so that acks never wait for an endless one
+#define TD_STORE_RETRY_MS 250u      // how often a refusing disk is asked again
+#define TD_STORE_CLOSE_MS 3000u     // how long closing waits for a refusing disk
+#define TD_STORE_ROLLUP_ROWS 20000u // rows a stats query may have to read itself
+#define TD_STORE_WAL_PAGES 1000u    // checkpoint beyond this many
+
+// Ends of a hash chain.
+struct td_chain {
+    unsigned char head[32];
+};
+
+// A change to be made by the writer thread. `run` may be called again after a failed transaction only by a new
+// submission: a failed operation is over. It must leave *arg alone but for results.
+struct td_op {
+    struct td_op *next;
+    enum td_err (*run)(struct td_store *store, struct td_db *db, void *arg, struct td_error *e);
+    void *arg;
+    struct td_arena arena;          // of an asynchronous operation: *arg and what it points to
+    struct td_pending_ack *pending; // of an asynchronous one; made with it, so that it can always be acknowledged
+    bool waited_for, done;
+    enum td_err err;
+    struct td_error error;
+};
+
+// A posted acknowledgement, or one waiting for its row.
+struct td_pending_ack {
+    struct td_pending_ack *next;
+    struct td_ack ack;
+    enum td_err err;
+    uint64_t number;
+};
+
+struct td_reader {
+    struct td_db db;
+    bool busy, open;
+};
+
+enum td_sleep { TD_AWAKE, TD_SLEEP_IDLE, TD_SLEEP_GATHER };
+
+struct td_store {
+    struct td_store_options options;
+    char *db_path;
+    int dir_fd, lock_fd;
+    unsigned char secret[32], chain_key[32], seal_key[32];
+    struct td_buf insert_row, insert_receipt, select_row, select_receipt; // SQL grown from the shapes
+
+    pthread_mutex_t readers_lock;
+    pthread_cond_t readers_free;
+    struct td_reader readers[TD_STORE_READERS_MAX];
+
+    struct td_journal *journal;
+    _Atomic uint64_t durable; // every number below is on the disk (or was never finished)
+    _Atomic bool writable;
+    _Atomic int sleeping; // enum td_sleep
+
+    pthread_mutex_t lock; // guards what follows
+    pthread_cond_t wake, turned;
+    struct td_op *ops, **ops_last;
+    unsigned op_count;
+    struct td_pending_ack *acks, *undelivered;
+    bool closing, hurry;
+
+    pthread_t thread; // the rest belongs to the writer
+    bool thread_runs;
+    struct td_db writer;
+    struct td_chain row_chain, receipt_chain;
+    struct td_rollup rollup;
+    uint64_t retry_at_ns, gather_until_ns, rollup_at_ns;
+    int wal_pages;
+
+    struct td_counter *rows_total, *refused_total, *commits_total, *failures_total, *omitted_total;
+    struct td_histogram *commit_us;
+    struct td_gauge *ring_gauge;
+};
+
+// writer.c
+enum td_err td_writer_recover(struct td_store *store, struct td_error *e) TD_MUST_USE;
+enum td_err td_writer_start(struct td_store *store, struct td_error *e) TD_MUST_USE;
+void td_writer_stop(struct td_store *store);
+// Wakes the writer when it sleeps; `urgent` also while it gathers.
+void td_writer_nudge(struct td_store *store, bool urgent);
+// Has `run` done by the writer and waits until that is durable.
+enum td_err td_store_do(struct td_store *store,
+                        enum td_err (*run)(struct td_store *, struct td_db *, void *arg, struct td_error *), void *arg,
+                        struct td_error *e) TD_MUST_USE;
+// The same without waiting: makes an operation whose arena the caller fills; submit gives it away.
+struct td_op *td_op_create(size_t arg_size, size_t ceiling);
+void td_op_destroy(struct td_op *op);
+// Ownership passes also on failure. TD_ERR_OVERLOAD: too many wait. `ack` NULL: waits.
+enum td_err td_op_submit(struct td_store *store, struct td_op *op, const struct td_ack *ack,
+                         struct td_error *e) TD_MUST_USE;
+
+// ledger.c, on the writer thread
+enum td_err td_ledger_insert(struct td_store *store, struct td_db *db, const struct td_journal_record *r,
+                             struct td_error *e) TD_MUST_USE;
+enum td_err td_ledger_load(struct td_store *store, struct td_error *e) TD_MUST_USE;
+enum td_err td_ledger_rollup_reload(struct td_store *store, struct td_db *db, struct td_error *e) TD_MUST_USE;
+
+// store.c: a reader connection inside a read transaction.
+enum td_err td_reader_take(struct td_store *store, struct td_db **db, struct td_error *e) TD_MUST_USE;
+void td_reader_give(struct td_store *store, struct td_db *db);
+
+#endif

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "store/record.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "store/ledger.h"
+
+static const void *member(const void *record, const struct td_field *f) {
+    return (const char *)record + f->offset;
+}
+
+static struct td_str text_of(const void *record, const struct td_field *f) {
+    struct td_str s = *(const struct td_str *)member(record, f);
+    if (f->type == TD_FIELD_BLOB)
+        return s.n > TD_LEDGER_DECISION_BYTES_MAX ? TD_STR_NONE : s;
+    if (s.n > TD_LEDGER_TEXT_BYTES_MAX)
+        s.n = td_str_utf8_whole(td_str_n(s.p, TD_LEDGER_TEXT_BYTES_MAX));
+    return s;
+}
+
+static int64_t number_of(const void *record, const struct td_field *f) {
+    const void *m = member(record, f);
+    switch (f->type) {
+    case TD_FIELD_U32:
+        return *(const uint32_t *)m;
+    case TD_FIELD_INT:
+    case TD_FIELD_WORD:
+        return *(const int *)m;
+    case TD_FIELD_BOOL:
+        return *(const bool *)m;
+    default:
+        return *(const int64_t *)m;
+    }
+}
+
+static const char *word_of(const void *record, const struct td_field *f) {
+    int value = *(const int *)member(record, f);
+    const char *word = value >= 0 && value < f->word_count ? f->word(value) : NULL;
+    return word ? word : "";
+}
+
+static bool mac_is_set(const unsigned char *mac) {
+    unsigned char any = 0;
+    for (int i = 0; i < 32; i++)
+        any |= mac[i];
+    return any != 0;
+}
+
+static unsigned char *put_bytes(unsigned char *at, const void *p, size_t n) {
+    at[0] = (unsigned char)n;
+    at[1] = (unsigned char)(n >> 8);
+    if (n)
+        memcpy(at + 2, p, n);
+    return at + 2 + n;
+}
+
+static unsigned char *put_number(unsigned char *at, uint64_t v) {
+    for (int i = 0; i < 8; i++)
+        at[i] = (unsigned char)(v >> (8 * i));
+    return at + 8;
+}
+
+size_t td_record_pack_as(const struct td_shape *shape, unsigned char version, const void *record, unsigned char *out) {
+    unsigned char *at = out;
+    *at++ = version;
+    for (unsigned i = 0; i < shape->count; i++) {
+        const struct td_field *f = &shape->fields[i];
+        if (f->since > version)
+            continue;
+        switch (f->type) {
+        case TD_FIELD_TEXT:
+        case TD_FIELD_BLOB: {
+            struct td_str s = text_of(record, f);
+            at = put_bytes(at, s.p, s.n);
+            break;
+        }
+        case TD_FIELD_WORD: {
+            const char *word = word_of(record, f);
+            at = put_bytes(at, word, strnlen(word, 40));
+            break;
+        }
+        case TD_FIELD_F32: {
+            float v = *(const float *)member(record, f);
+            uint32_t bits = 0x7fc00000; // every NaN is the same one
+            if (!isnan(v))
+                memcpy(&bits, &v, 4);
+            at = put_number(at, bits);
+            break;
+        }
+        case TD_FIELD_MAC: {
+            const unsigned char *mac = member(record, f);
+            *at++ = mac_is_set(mac);
+            if (at[-1]) {
+                memcpy(at, mac, 32);
+                at += 32;
+            }
+            break;
+        }
+        default:
+            at = put_number(at, (uint64_t)number_of(record, f));
+        }
+    }
+    return (size_t)(at - out);
+}
+
+size_t td_record_pack(const struct td_shape *shape, const void *record, unsigned char *out) {
+    return td_record_pack_as(shape, shape->version, record, out);
+}
+
+static void set_number(void *record, const struct td_field *f, int64_t v) {
+    void *m = (char *)record + f->offset;
+    switch (f->type) {
+    case TD_FIELD_U32:
+        *(uint32_t *)m = (uint32_t)v;
+        break;
+    case TD_FIELD_INT:
+    case TD_FIELD_WORD:
+        *(int *)m = (int)v;
+        break;
+    case TD_FIELD_BOOL:
+        *(bool *)m = v != 0;
+        break;
+    default:
+        *(int64_t *)m = v;
+    }
+}
+
+int td_field_word_value(const struct td_field *f, struct td_str word) {
+    for (int v = 0; v < f->word_count; v++) {
+        const char *z = f->word(v);
+        if (z && td_str_is(word, z))
+            return v;
+    }
+    return 0;
+}
+
+// Length-prefixed bytes at *at; false when they run over the end.
+static bool get_bytes(const unsigned char **at, const unsigned char *end, struct td_str *out) {
+    if (end - *at < 2)
+        return false;
+    size_t n = (size_t)(*at)[0] | (size_t)(*at)[1] << 8;
+    if ((size_t)(end - *at) - 2 < n)
+        return false;
+    *out = td_str_n((const char *)*at + 2, n);
+    *at += 2 + n;
+    return true;
+}
+
+static bool get_number(const unsigned char **at, const unsigned char *end, uint64_t *out) {
+    if (end - *at < 8)
+        return false;
+    *out = 0;
+    for (int i = 7; i >= 0; i--)
+        *out = *out << 8 | (*at)[i];
+    *at += 8;
+    return true;
+}
+
+bool td_packed_start(struct td_packed *it, const struct td_shape *shape, const unsigned char *p, size_t n) {
+    if (n < 1 || *p > shape->version)
+        return false;
+    *it = (struct td_packed){p + 1, p + n, *p};
+    return true;
+}
+
+bool td_packed_next(struct td_packed *it, const struct td_field *f, struct td_packed_value *out) {
+    uint64_t v;
+    uint32_t bits;
+    *out = (struct td_packed_value){.absent = f->since > it->version, .real = NAN};
+    if (out->absent)
+        return true;
+    switch (f->type) {
+    case TD_FIELD_TEXT:
+    case TD_FIELD_BLOB:
+    case TD_FIELD_WORD:
+        if (!get_bytes(&it->at, it->end, &out->text))
+            return false;
+        out->absent = f->type == TD_FIELD_BLOB && out->text.n == 0;
+        return true;
+    case TD_FIELD_MAC:
+        if (it->end - it->at < 1 || (*it->at && it->end - it->at < 33))
+            return false;
+        out->absent = *it->at++ == 0;
+        if (!out->absent) {
+            out->text = td_str_n((const char *)it->at, 32);
+            it->at += 32;
+        }
+        return true;
+    case TD_FIELD_F32:
+        if (!get_number(&it->at, it->end, &v))
+            return false;
+        bits = (uint32_t)v;
+        memcpy(&out->real, &bits, 4);
+        out->absent = isnan(out->real);
+        return true;
+    default:
+        if (!get_number(&it->at, it->end, &v))
+            return false;
+        out->number = (int64_t)v;
+        return true;
+    }
+}
+
+void td_record_set(void *record, const struct td_field *f, const struct td_packed_value *v) {
+    void *m = (char *)record + f->offset;
+    if (f->type == TD_FIELD_F32)
+        *(float *)m = v->absent ? NAN : v->real;
+    else if (v->absent)
+        return;
+    else if (f->type == TD_FIELD_TEXT || f->type == TD_FIELD_BLOB)
+        *(struct td_str *)m = v->text;
+    else if (f->type == TD_FIELD_WORD)
+        *(int *)m = td_field_word_value(f, v->text);
+    else if (f->type == TD_FIELD_MAC)
+        memcpy(m, v->text.p, 32);
+    else
+        set_number(record, f, v->number);
+}
+
+bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size_t n, void *record) {
+    struct td_packed it;
+    struct td_packed_value v;
+    memset(record, 0, shape->size);
+    if (!td_packed_start(&it, shape, p, n))
+        return false;
+    for (unsigned i = 0; i < shape->count; i++) {
+        if (!td_packed_next(&it, &shape->fields[i], &v))
+            return false;
+        td_record_set(record, &shape->fields[i], &v);
+    }
+    return it.at == it.end;
+}
+
+static enum td_err json_value(const struct td_field *f, const void *record, struct td_buf *out) {
+    switch (f->type) {
+    case TD_FIELD_TEXT:
+        return td_buf_add_json(out, text_of(record, f));
+    case TD_FIELD_BLOB: {
+        struct td_str s = text_of(record, f); // JSON already
+        return s.n ? td_buf_add_str(out, s) : td_buf_addz(out, "null");
+    }
+    case TD_FIELD_WORD:
+        return td_buf_add_json(out, td_str_of(word_of(record, f)));
+    case TD_FIELD_F32: {
+        float v = *(const float *)member(record, f);
+        return isfinite(v) ? td_buf_printf(out, "%.6g", (double)v) : td_buf_addz(out, "null");
+    }
+    case TD_FIELD_MAC: {
+        const unsigned char *mac = member(record, f);
+        if (!mac_is_set(mac))
+            return td_buf_addz(out, "null");
+        enum td_err err = td_buf_addc(out, '"');
+        for (int i = 0; err == TD_OK && i < 32; i++)
+            err = td_buf_printf(out, "%02x", mac[i]);
+        return err != TD_OK ? err : td_buf_addc(out, '"');
+    }
+    case TD_FIELD_BOOL:
+        return td_buf_addz(out, number_of(record, f) ? "true" : "false");
+    default:
+        return td_buf_printf(out, "%" PRId64, number_of(record, f));
+    }
+}
+
+enum td_err td_record_json(const struct td_shape *shape, const void *record, bool with_blobs, struct td_buf *out) {
+    enum td_err err = TD_OK;
+    bool first = true;
+    for (unsigned i = 0; err == TD_OK && i < shape->count; i++) {
+        const struct td_field *f = &shape->fields[i];
+        if (f->type == TD_FIELD_BLOB && !with_blobs)
+            continue;
+        err = td_buf_printf(out, "%s\"%s\":", first ? "" : ",", f->name);
+        if (err == TD_OK)
+            err = json_value(f, record, out);
+        first = false;
+    }
+    return err;
+}
