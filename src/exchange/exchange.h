@@ -17,7 +17,8 @@
 //   - END comes exactly once, after every RECORD; nothing comes after it, and later inputs give no effects;
 //   - the client sees BEGIN at most once and first; exactly one of DONE or ERROR, last (none when the client has gone);
 //   - text is never taken back from a client that did not ask for revisions;
-//   - DONE means a whole answer: an attempt that ended properly stands behind the last byte of each choice;
+//   - DONE means a whole answer: the last attempt of it gave its finish, or max_tokens had been reached when it broke
+//   off;
 //   - no attempt is started after the deadline, after CLIENT_GONE or ABORT, nor more than TD_ATTEMPTS_MAX in all.
 #ifndef TD_EXCHANGE_EXCHANGE_H
 #define TD_EXCHANGE_EXCHANGE_H
@@ -47,7 +48,8 @@ enum td_x_outcome {
 };
 
 // One attempt, for the ledger, the budget, the breaker and the counters. Owned by the exchange; complete when RECORD
-// hands it over. Text views live in the request's arena.
+// hands it over. Text views live in the request's arena. Counts of an attempt that was cut or cancelled are estimates
+// here; a runtime whose backend knows better ones may put those into the row (and the cost by td_x_cost_nusd).
 struct td_x_record {
     uint32_t attempt; // 0-based, in order of START
     uint32_t step;    // index into plan->steps
@@ -61,7 +63,7 @@ struct td_x_record {
     int http_status;        // the upstream's; 0 none
     uint32_t retry_after_ms;
     bool sent;                           // the backend took it: bytes may have left
-    bool delivered;                      // the client saw some of its output as part of the final answer
+    bool delivered;                      // the client saw some of its output, or it confirmed what the client saw
     bool damaged;                        // an unreadable event of its stream was left out
     uint64_t start_ns, first_ns, end_ns; // monotonic; first_ns: first content, 0 none came
     uint32_t prefix_bytes;               // CONTINUE: handed over; SPLICE: to be reproduced
@@ -176,8 +178,8 @@ struct td_x_start {
     bool retry;           // counts against the retry budget
     bool want_tokens;     // probabilities are needed
     uint32_t max_tokens;  // what remains of the request's max_tokens; 0 the request gave none
-    struct td_str prefix; // CONTINUE: the answer so far as the client saw it (before restore), to be transformed again
-    struct td_str draft;  // REFINE: what the draft has so far, for policies that pass it on; may be empty
+    struct td_str prefix; // CONTINUE: the answer so far as the client saw it, to be transformed again; in the arena
+    struct td_str draft;  // REFINE: what the draft has so far, for policies that pass it on; may be empty; in the arena
     uint64_t deadline_ns; // monotonic; 0 none
 };
 
