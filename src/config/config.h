@@ -2,7 +2,8 @@
 // The configuration: YAML in, one immutable snapshot out. A snapshot owns everything it points to (one arena) and is
 // reference-counted: a request holds the one it was accepted under until it ends; a reload makes a new one, whole or
 // not at all. Unknown keys, wrong types and contradictions are errors with file, line and column. Secrets are never in
-// it: keys are references (env:, file:, credential:) that remote/ resolves. Any thread may read and count references.
+// it: keys are references (env:, file:, credential:) that remote/ resolves. Every text is followed by a NUL byte. Any
+// thread may read and count references.
 #ifndef TD_CONFIG_CONFIG_H
 #define TD_CONFIG_CONFIG_H
 

@@ -92,7 +92,7 @@ struct td_policy {
     double cascade_threshold;
     uint32_t hold_tokens, hold_ms;
     bool hedge_paid;
-    uint32_t hedge_ppm_max;  // share of calls that may be hedged
+    double hedge_share_max;  // share of calls that may be hedged
     uint32_t hedge_after_ms; // 0: the target's own p95
     bool outbox;
     const struct td_target *targets;
@@ -106,7 +106,11 @@ struct td_policy {
 // What all matching rules together say of one request.
 struct td_ruling {
     uint64_t matched[TD_RULES_MAX / 64]; // bit per rule
+    const struct td_tenant *tenant;      // NULL none
     enum td_class data_class;            // effective
+    uint32_t labels;                     // the request's and its tenant's
+    struct td_str residency;             // the request's, else its tenant's
+    enum td_prefer prefer;               // never DEFAULT
     enum td_transform transform;
     const struct td_rule *transform_rule;
     enum td_mode mode;
