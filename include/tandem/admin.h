@@ -108,6 +108,26 @@ TD_API char *td_config_data_dir(const struct td_options *options, struct td_fail
 // Validates a configuration file without opening anything. On failure the message holds "file:line:column: …".
 TD_API int td_config_check(const char *path, struct td_failure *failure);
 
+// Fetches a model file into `dir`: resumable (a partial file is gone on with where the server's ETag still fits),
+// SHA-256 computed on the way and compared, moved into place only when whole. `source` is an https URL, a path on this
+// machine, or a Hugging Face repository "owner/name[:file]" (HF_ENDPOINT and HF_TOKEN are honoured); there the
+// published digest is compared. Blocks; its own connection, needs no runtime. on_progress (may be NULL) returns false
+// to stop: what was fetched stays for the next try.
+struct td_pull {
+    const char *source, *dir;
+    const char *sha256;                                             // 64 hexadecimal digits, NULL none known
+    bool (*on_progress)(void *user, uint64_t done, uint64_t total); // total 0: unknown
+    void *user;
+};
+struct td_pulled {
+    char path[4096], name[256], sha256[65];
+    uint64_t bytes;
+    bool verified; // a digest was known and is right
+};
+// Reads a model file that is already here: name, digest, size. The file must look like a GGUF.
+TD_API int td_model_inspect(const char *path, struct td_pulled *out, struct td_failure *failure);
+TD_API int td_models_pull(const struct td_pull *pull, struct td_pulled *out, struct td_failure *failure);
+
 #ifdef __cplusplus
 }
 #endif

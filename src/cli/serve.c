@@ -34,19 +34,14 @@ static bool same(const struct file_mark *a, const struct file_mark *b) {
            a->inode == b->inode;
 }
 
-static void greet(const struct td_listen_settings *settings, unsigned port) {
-    if (strncmp(settings->address, "unix:", 5) == 0) {
-        printf("%sTandem %s%s listens on %s\n", td_cli_bold(), td_version(), td_cli_reset(), settings->address);
-    } else {
-        const char *scheme = settings->tls_cert[0] ? "https" : "http";
-        bool v6 = strchr(settings->address, ':') != NULL;
-        printf("%sTandem %s%s listens on %s://%s%s%s:%u\n", td_cli_bold(), td_version(), td_cli_reset(), scheme,
-               v6 ? "[" : "", settings->address, v6 ? "]" : "", port);
-        printf("Try it:\n  curl %s://%s%s%s:%u/v1/chat/completions -H 'Content-Type: application/json' -d "
-               "'{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
-               scheme, v6 ? "[" : "", settings->address, v6 ? "]" : "", port);
-        printf("  tandem ask \"set a timer for 10 minutes\"\n");
-    }
+static void greet(const struct td_server *server) {
+    const char *url = td_server_url(server);
+    printf("%sTandem %s%s listens on %s\n", td_cli_bold(), td_version(), td_cli_reset(), url);
+    if (strncmp(url, "unix:", 5) != 0)
+        printf("Try it:\n  curl %s/v1/chat/completions -H 'Content-Type: application/json' -d "
+               "'{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n"
+               "  tandem ask \"set a timer for 10 minutes\"\n",
+               url);
     fflush(stdout);
 }
 
@@ -86,13 +81,26 @@ static void watch(struct td_runtime *runtime, const char *path, const sigset_t *
     }
 }
 
+// The socket in the data directory, through which `tandem ask` and the operators' commands of this user come.
+static struct td_server *listen_for_own(struct td_runtime *runtime, const struct td_listen_settings *settings,
+                                        struct td_failure *failure) {
+    struct td_listen_settings own = *settings;
+    struct td_server *server = NULL;
+    static char address[4096]; // must outlive the server
+    snprintf(address, sizeof address, "unix:%s/tandem.sock", settings->data_dir);
+    own.address = address;
+    own.loopback = true;
+    own.tls_cert = own.tls_key = own.tls_client_ca = "";
+    return td_server_start(runtime, &own, &server, failure) == 0 ? server : NULL;
+}
+
 static int run(int argc, char **argv) {
     struct td_options options;
     struct td_failure failure;
     struct td_runtime *runtime = NULL;
     struct td_server *server = NULL;
     struct td_listen_settings settings;
-    struct td_error error = {0};
+    struct td_server *own = NULL; // data_dir/tandem.sock, for the command line
     sigset_t signals;
     int code = TD_EXIT_OK;
     (void)argv;
@@ -112,19 +120,20 @@ static int run(int argc, char **argv) {
     if (td_runtime_open(&options, &runtime, &failure) != 0)
         return td_cli_failure(&failure);
     td_listen_settings_get(runtime, &settings);
-    enum td_err err = td_server_start(runtime, &settings, &server, &error);
-    if (err != TD_OK) {
-        code = td_cli_fail(err == TD_ERR_CONFIG || err == TD_ERR_USAGE ? TD_EXIT_USAGE : TD_EXIT_FAILED, "%s (%s)",
-                           error.message, td_err_code(err));
+    if (td_server_start(runtime, &settings, &server, &failure) != 0 ||
+        !(own = listen_for_own(runtime, &settings, &failure))) {
+        code = strcmp(failure.code, "tandem.listen.failed") == 0 ? td_cli_fail(TD_EXIT_FAILED, "%s", failure.message)
+                                                                 : td_cli_failure(&failure);
         goto out;
     }
-    greet(&settings, td_server_port(server));
+    greet(server);
     watch(runtime, options.config_path, &signals);
     td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_s=%ld", drain_s);
-    td_server_drain(server);
-    if (td_runtime_drain(runtime, (unsigned)drain_s * 1000) != 0)
+    bool late = td_server_drain(server, (unsigned)drain_s * 1000) != 0;
+    if (td_runtime_drain(runtime, late ? 0 : (unsigned)drain_s * 1000) != 0)
         td_log(TD_LOG_WARN, "serve", NULL, "msg=\"some requests did not finish in time\"");
 out:
+    td_server_stop(own);
     td_server_stop(server);
     td_runtime_close(runtime);
     return code;

@@ -1,0 +1,590 @@
+// SPDX-License-Identifier: Apache-2.0
+// tandem eval: runs utterances with expected intent and slots through any target and says how good it is. Intents are
+// tool calls: TOOL, or TOOL.ACTION where the call has an `action` argument; a label file maps them to a public set's
+// own labels.
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/time.h"
+#include "cli/chat.h"
+#include "cli/cli.h"
+
+#define ITEMS_MAX 1000000u
+#define SLOTS_MAX 32u
+#define BINS 10u
+
+static const char *model, *tools_file, *labels_file, *set_name, *predictions_file;
+static bool no_tools;
+static long limit;
+
+struct pair {
+    struct td_str name, value;
+};
+
+struct item {
+    struct td_str id, intent, predicted;
+    bool correct, exact, declined, failed;
+    double confidence, ms;
+};
+
+struct intent_count {
+    struct td_str name;
+    unsigned total, correct;
+};
+
+struct eval {
+    struct td_arena arena; // results; texts live in `line` only
+    struct td_buf tools;   // JSON array offered with each utterance
+    td_json *labels;       // of the set, NULL none
+    struct item *items;
+    unsigned count, cap;
+    unsigned slots_expected, slots_predicted, slots_right;
+    unsigned in_scope, in_scope_right;
+    struct td_chat_session *session;
+    FILE *predictions;
+};
+
+// What one answer said.
+struct answer {
+    struct td_buf text, name, arguments;
+    char code[64];
+    double confidence;
+    bool failed;
+};
+
+static void on_answer(void *user, const struct td_answer *a) {
+    struct answer *out = user;
+    enum td_err err = TD_OK;
+    switch (a->type) {
+    case TD_ANSWER_TEXT:
+        err = td_buf_add(&out->text, a->text, a->text_length);
+        break;
+    case TD_ANSWER_TOOL_CALL:
+        if (out->name.n == 0) {
+            err = td_buf_addz(&out->name, a->name);
+            if (err == TD_OK)
+                err = td_buf_addz(&out->arguments, a->arguments);
+        }
+        break;
+    case TD_ANSWER_END:
+        out->confidence = a->confidence;
+        break;
+    case TD_ANSWER_ERROR:
+        out->failed = true;
+        snprintf(out->code, sizeof out->code, "%s", a->code);
+        break;
+    default:
+        break;
+    }
+    out->failed |= err != TD_OK;
+}
+
+static enum td_err read_file(const char *path, struct td_buf *out) {
+    FILE *f = fopen(path, "rb");
+    enum td_err err = f ? TD_OK : TD_ERR_IO;
+    char part[16384];
+    size_t n;
+    while (err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
+        err = td_buf_add(out, part, n);
+    if (f)
+        fclose(f);
+    return err;
+}
+
+static int load_tools(struct eval *ev) {
+    char *found = tools_file ? NULL : td_resource_path("catalogue.json");
+    const char *path = tools_file ? tools_file : found;
+    int code = TD_EXIT_OK;
+    if (!no_tools && !path)
+        code = td_cli_fail(TD_EXIT_USAGE, "no tool catalogue found; name one with --tools, or say --no-tools");
+    else if (!no_tools && read_file(path, &ev->tools) != TD_OK)
+        code = td_cli_fail(TD_EXIT_USAGE, "%s cannot be read", path);
+    td_string_free(found);
+    return code;
+}
+
+static int load_labels(struct eval *ev) {
+    struct td_buf text;
+    td_json *root;
+    struct td_error e;
+    if (!labels_file)
+        return TD_EXIT_OK;
+    if (!set_name)
+        return td_cli_fail(TD_EXIT_USAGE, "--labels needs --set, the name of the label set in it");
+    td_buf_init(&text, 16 << 20);
+    enum td_err err = read_file(labels_file, &text);
+    if (err == TD_OK)
+        err = td_json_parse(&ev->arena, td_buf_str(&text), 16, &root, &e);
+    td_buf_finish(&text);
+    if (err != TD_OK)
+        return td_cli_fail(TD_EXIT_USAGE, "%s cannot be read", labels_file);
+    ev->labels = td_json_get(td_json_get(root, "sets"), set_name);
+    return ev->labels ? TD_EXIT_OK : td_cli_fail(TD_EXIT_USAGE, "%s has no set '%s'", labels_file, set_name);
+}
+
+static enum td_err make_body(const struct eval *ev, struct td_str text, struct td_buf *b) {
+    td_buf_clear(b);
+    enum td_err err = td_buf_addz(b, "{\"model\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(b, td_str_of(model ? model : "auto"));
+    if (err == TD_OK)
+        err = td_buf_addz(b, ",\"stream\":true,\"temperature\":0,\"messages\":[{\"role\":\"user\",\"content\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(b, text);
+    if (err == TD_OK)
+        err = td_buf_addz(b, "}]");
+    if (err == TD_OK && ev->tools.n) {
+        err = td_buf_addz(b, ",\"tools\":");
+        if (err == TD_OK)
+            err = td_buf_add_str(b, td_buf_str(&ev->tools));
+    }
+    return err == TD_OK ? td_buf_addz(b, "}") : err;
+}
+
+// The label a call stands for in the set; the call's own name where there is no label file.
+static struct td_str label_of_call(const struct eval *ev, struct td_arena *arena, struct td_str tool,
+                                   td_json *arguments) {
+    struct td_str action = td_json_get_str(arguments, "action");
+    struct td_str full = action.n ? td_arena_printf(arena, "%.*s.%.*s", TD_STR_ARG(tool), TD_STR_ARG(action)) : tool;
+    if (!ev->labels)
+        return full;
+    td_json *calls = td_json_get(ev->labels, "calls");
+    struct td_str label = full.p ? td_json_get_str(calls, full.p) : TD_STR_NONE;
+    if (!label.n && action.n) {
+        struct td_str z = td_arena_str(arena, tool);
+        label = z.p ? td_json_get_str(calls, z.p) : TD_STR_NONE;
+    }
+    return label.n ? label : full;
+}
+
+static struct td_str slot_name(const struct eval *ev, struct td_arena *arena, struct td_str tool,
+                               const char *argument) {
+    if (!ev->labels)
+        return td_str_of(argument);
+    td_json *slots = td_json_get(ev->labels, "slots");
+    struct td_str full = td_arena_printf(arena, "%.*s.%s", TD_STR_ARG(tool), argument);
+    struct td_str name = full.p ? td_json_get_str(slots, full.p) : TD_STR_NONE;
+    return name.n ? name : td_json_get_str(slots, argument);
+}
+
+// Lower case, white space as single blanks, without outer punctuation: what two writings of one value share.
+static struct td_str normal(struct td_arena *arena, struct td_str s) {
+    s = td_str_trim(s);
+    while (s.n && strchr(".,!?'\"", s.p[s.n - 1]))
+        s.n--;
+    char *out = td_arena_alloc(arena, s.n + 1);
+    size_t n = 0;
+    for (size_t i = 0; out && i < s.n; i++) {
+        char c = s.p[i] >= 'A' && s.p[i] <= 'Z' ? (char)(s.p[i] + 32) : s.p[i];
+        bool blank = c == ' ' || c == '\t' || c == '\n';
+        if (!blank || (n && out[n - 1] != ' '))
+            out[n++] = blank ? ' ' : c;
+    }
+    return td_str_n(out, out ? n : 0);
+}
+
+static unsigned add_value(struct td_arena *arena, struct pair *list, unsigned n, struct td_str name, td_json *value) {
+    char number[40];
+    struct td_str text = td_json_str(value);
+    size_t i, count;
+    td_json *one;
+    if (yyjson_is_arr(value)) {
+        yyjson_arr_foreach(value, i, count, one) n = add_value(arena, list, n, name, one);
+        return n;
+    }
+    if (yyjson_is_num(value)) {
+        snprintf(number, sizeof number, "%.10g", yyjson_get_num(value));
+        text = td_arena_str(arena, td_str_of(number));
+    }
+    if (!text.p || n >= SLOTS_MAX || !name.n)
+        return n;
+    list[n++] = (struct pair){name, normal(arena, text)};
+    return n;
+}
+
+static unsigned expected_slots(struct td_arena *arena, td_json *slots, struct pair *list) {
+    unsigned n = 0;
+    size_t i, count;
+    td_json *key, *value;
+    if (yyjson_is_arr(slots)) {
+        yyjson_arr_foreach(slots, i, count, value) n =
+            add_value(arena, list, n, td_json_get_str(value, "slot"), td_json_get(value, "text"));
+    } else if (yyjson_is_obj(slots)) {
+        yyjson_obj_foreach(slots, i, count, key, value) n = add_value(arena, list, n, td_json_str(key), value);
+    }
+    return n;
+}
+
+static unsigned predicted_slots(const struct eval *ev, struct td_arena *arena, struct td_str tool, td_json *arguments,
+                                struct pair *list) {
+    unsigned n = 0;
+    size_t i, count;
+    td_json *key, *value;
+    yyjson_obj_foreach(arguments, i, count, key, value) {
+        if (!td_str_is(td_json_str(key), "action") || ev->labels)
+            n = add_value(arena, list, n, slot_name(ev, arena, tool, yyjson_get_str(key)), value);
+    }
+    return n;
+}
+
+static unsigned matches(const struct pair *a, unsigned an, const struct pair *b, unsigned bn) {
+    bool used[SLOTS_MAX] = {false};
+    unsigned right = 0;
+    for (unsigned i = 0; i < an; i++)
+        for (unsigned j = 0; j < bn; j++)
+            if (!used[j] && td_str_eq(a[i].name, b[j].name) && td_str_eq(a[i].value, b[j].value)) {
+                used[j] = true;
+                right++;
+                break;
+            }
+    return right;
+}
+
+static void write_prediction(struct eval *ev, const struct item *item, td_json *arguments) {
+    struct td_buf b;
+    td_buf_init(&b, 1 << 20);
+    enum td_err err = td_buf_addz(&b, "{\"id\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&b, item->id);
+    if (err == TD_OK)
+        err = td_buf_addz(&b, ",\"intent\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(&b, item->predicted);
+    if (err == TD_OK)
+        err = td_buf_addz(&b, ",\"slots\":");
+    if (err == TD_OK)
+        err = arguments ? td_json_write(arguments, &b) : td_buf_addz(&b, "{}");
+    if (err == TD_OK && isnan(item->confidence))
+        err = td_buf_addz(&b, ",\"confidence\":null");
+    else if (err == TD_OK)
+        err = td_buf_printf(&b, ",\"confidence\":%.6f", item->confidence);
+    if (err == TD_OK)
+        err = td_buf_printf(&b, ",\"ms\":%.3f}\n", item->ms);
+    if (err == TD_OK)
+        fwrite(b.p, 1, b.n, ev->predictions);
+    td_buf_finish(&b);
+}
+
+static void judge(struct eval *ev, struct td_arena *arena, td_json *row, struct answer *a, struct item *item) {
+    struct pair expected[SLOTS_MAX], predicted[SLOTS_MAX];
+    td_json *arguments = NULL;
+    struct td_str none = ev->labels ? td_json_get_str(ev->labels, "not_for_me") : TD_STR("none");
+    unsigned en = expected_slots(arena, td_json_get(row, "slots"), expected), pn = 0;
+    item->declined = a->name.n == 0;
+    item->failed = a->failed && strcmp(a->code, "tandem.model.declined") != 0;
+    item->confidence = a->confidence;
+    struct td_str label = none;
+    if (!item->declined) {
+        if (td_json_parse(arena, td_buf_str(&a->arguments), 16, &arguments, NULL) != TD_OK)
+            arguments = NULL;
+        label = label_of_call(ev, arena, td_buf_str(&a->name), arguments);
+        pn = predicted_slots(ev, arena, td_buf_str(&a->name), arguments, predicted);
+    }
+    item->predicted = td_arena_str(&ev->arena, label);
+    item->correct = !item->failed && td_str_eq(item->predicted, item->intent);
+    unsigned right = item->correct ? matches(expected, en, predicted, pn) : 0;
+    if (td_json_get(row, "slots")) {
+        ev->slots_expected += en;
+        ev->slots_predicted += pn;
+        ev->slots_right += right;
+    }
+    item->exact = item->correct && right == en && right == pn;
+    if (!td_str_eq(item->intent, none)) {
+        ev->in_scope++;
+        ev->in_scope_right += item->correct;
+    }
+    if (ev->predictions)
+        write_prediction(ev, item, arguments);
+}
+
+// A label that the label file counts as another.
+static struct td_str same_as(const struct eval *ev, struct td_str intent) {
+    td_json *other =
+        ev->labels ? yyjson_obj_getn(td_json_get(ev->labels, "same_as"), intent.p ? intent.p : "", intent.n) : NULL;
+    return yyjson_is_str(other) ? td_json_str(other) : intent;
+}
+
+static enum td_err run_line(struct eval *ev, struct td_str line, struct td_buf *body) {
+    struct td_arena arena;
+    struct answer a = {.confidence = NAN};
+    td_json *row;
+    td_arena_init(&arena, 16 << 20);
+    td_buf_init(&a.text, 16 << 20);
+    td_buf_init(&a.name, 1024);
+    td_buf_init(&a.arguments, 16 << 20);
+    enum td_err err = td_json_parse(&arena, line, 16, &row, NULL);
+    struct td_str text = err == TD_OK ? td_json_get_str(row, "text") : TD_STR_NONE;
+    if (err == TD_OK && !text.n)
+        err = TD_ERR_BAD_JSON;
+    if (err == TD_OK)
+        err = make_body(ev, text, body);
+    if (err == TD_OK) {
+        struct item *item = &ev->items[ev->count++];
+        struct td_str intent = td_json_get_str(row, "intent");
+        item->id = td_arena_str(&ev->arena, td_json_get_str(row, "id"));
+        item->intent = td_arena_str(&ev->arena, same_as(ev, intent.n ? intent : td_json_get_str(row, "group")));
+        uint64_t start = td_now_ns();
+        td_chat_session_ask(ev->session, td_buf_str(body), on_answer, &a);
+        item->ms = (double)(td_now_ns() - start) / 1e6;
+        judge(ev, &arena, row, &a, item);
+    }
+    td_buf_finish(&a.text);
+    td_buf_finish(&a.name);
+    td_buf_finish(&a.arguments);
+    td_arena_finish(&arena);
+    return err;
+}
+
+static int by_number(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+// How sure the model is that the utterance is for it at all.
+static double scope_score(const struct item *i) {
+    return i->declined ? 1 - i->confidence : i->confidence;
+}
+
+struct scored {
+    double score;
+    bool in_scope;
+};
+
+static int by_score(const void *a, const void *b) {
+    double x = ((const struct scored *)a)->score, y = ((const struct scored *)b)->score;
+    return (x > y) - (x < y);
+}
+
+// Area under the ROC curve by rank sums; ties share their rank. NaN unless both kinds are there.
+static double auroc(const struct eval *ev) {
+    struct td_str none = ev->labels ? td_json_get_str(ev->labels, "not_for_me") : TD_STR("none");
+    struct scored *s = td_calloc(ev->count ? ev->count : 1, sizeof *s);
+    unsigned n = 0, positive = 0;
+    double ranks = 0, result = NAN;
+    for (unsigned i = 0; s && i < ev->count; i++)
+        if (!isnan(ev->items[i].confidence))
+            s[n++] = (struct scored){scope_score(&ev->items[i]), !td_str_eq(ev->items[i].intent, none)};
+    if (s)
+        qsort(s, n, sizeof *s, by_score);
+    for (unsigned i = 0; i < n;) {
+        unsigned j = i;
+        while (j < n && s[j].score == s[i].score)
+            j++;
+        for (unsigned k = i; k < j; k++)
+            if (s[k].in_scope) {
+                ranks += (double)(i + 1 + j) / 2;
+                positive++;
+            }
+        i = j;
+    }
+    if (positive && positive < n)
+        result = (ranks - (double)positive * (positive + 1) / 2) / ((double)positive * (n - positive));
+    td_free(s);
+    return result;
+}
+
+static double calibration_error(const struct eval *ev) {
+    unsigned n[BINS] = {0}, all = 0;
+    double right[BINS] = {0}, sure[BINS] = {0}, sum = 0;
+    for (unsigned i = 0; i < ev->count; i++) {
+        const struct item *it = &ev->items[i];
+        if (isnan(it->confidence))
+            continue;
+        unsigned bin = (unsigned)(it->confidence * BINS);
+        bin = bin < BINS ? bin : BINS - 1;
+        n[bin]++;
+        all++;
+        right[bin] += it->correct;
+        sure[bin] += it->confidence;
+    }
+    for (unsigned b = 0; b < BINS; b++)
+        sum += fabs(right[b] - sure[b]);
+    return all ? sum / all : NAN;
+}
+
+static unsigned count_intents(struct eval *ev, struct intent_count *counts, unsigned max) {
+    unsigned n = 0;
+    for (unsigned i = 0; i < ev->count; i++) {
+        unsigned at = 0;
+        while (at < n && !td_str_eq(counts[at].name, ev->items[i].intent))
+            at++;
+        if (at == n && n < max)
+            counts[n++] = (struct intent_count){.name = ev->items[i].intent};
+        if (at < n) {
+            counts[at].total++;
+            counts[at].correct += ev->items[i].correct;
+        }
+    }
+    return n;
+}
+
+static int by_accuracy(const void *a, const void *b) {
+    const struct intent_count *x = a, *y = b;
+    double p = (double)x->correct / x->total, q = (double)y->correct / y->total;
+    return p != q ? (p > q) - (p < q) : (x->total < y->total) - (x->total > y->total);
+}
+
+static double percent(unsigned part, unsigned whole) {
+    return whole ? 100.0 * part / whole : NAN;
+}
+
+static void print_number(const char *name, double value, const char *unit) {
+    if (isnan(value))
+        printf("%-34s      n/a\n", name);
+    else
+        printf("%-34s %8.2f%s\n", name, value, unit);
+}
+
+static void print_json_number(const char *name, double value) {
+    if (isnan(value))
+        printf(",\"%s\":null", name);
+    else
+        printf(",\"%s\":%.6g", name, value);
+}
+
+static void report(struct eval *ev) {
+    static struct intent_count counts[1024];
+    double *ms = td_calloc(ev->count, sizeof *ms);
+    unsigned right = 0, exact = 0, failed = 0, n = ev->count;
+    for (unsigned i = 0; i < n; i++) {
+        right += ev->items[i].correct;
+        exact += ev->items[i].exact;
+        failed += ev->items[i].failed;
+        if (ms)
+            ms[i] = ev->items[i].ms;
+    }
+    if (!ms)
+        return;
+    qsort(ms, n, sizeof *ms, by_number);
+    double precision = percent(ev->slots_right, ev->slots_predicted),
+           recall = percent(ev->slots_right, ev->slots_expected);
+    double f1 = precision + recall > 0 ? 2 * precision * recall / (precision + recall) : ev->slots_expected ? 0 : NAN;
+    double p50 = ms[n / 2], p95 = ms[n * 95 / 100], p99 = ms[n * 99 / 100];
+    if (td_cli.json) {
+        printf("{\"items\":%u,\"failed\":%u", n, failed);
+        print_json_number("accuracy", percent(right, n));
+        print_json_number("in_scope_accuracy", percent(ev->in_scope_right, ev->in_scope));
+        print_json_number("exact_match", percent(exact, n));
+        print_json_number("slot_f1", f1);
+        print_json_number("scope_auroc", auroc(ev));
+        print_json_number("ece", calibration_error(ev));
+        print_json_number("p50_ms", p50);
+        print_json_number("p95_ms", p95);
+        print_json_number("p99_ms", p99);
+        printf("}\n");
+    } else {
+        unsigned intents = count_intents(ev, counts, 1024);
+        qsort(counts, intents, sizeof counts[0], by_accuracy);
+        printf("%s%-34s %8s %8s%s\n", td_cli_bold(), "INTENT (worst first)", "ITEMS", "RIGHT", td_cli_reset());
+        for (unsigned i = 0; i < intents; i++)
+            printf("%-34.*s %8u %7.1f%%\n", TD_STR_ARG(counts[i].name), counts[i].total,
+                   percent(counts[i].correct, counts[i].total));
+        printf("\n%-34s %8u\n%-34s %8u\n", "items", n, "failed", failed);
+        print_number("intent accuracy", percent(right, n), " %");
+        print_number("intent accuracy, in scope", percent(ev->in_scope_right, ev->in_scope), " %");
+        print_number("exact match", percent(exact, n), " %");
+        print_number("slot F1", f1, " %");
+        print_number("in scope or not, AUROC", auroc(ev), "");
+        print_number("calibration error (ECE, 10 bins)", calibration_error(ev), "");
+        print_number("latency p50", p50, " ms");
+        print_number("latency p95", p95, " ms");
+        print_number("latency p99", p99, " ms");
+    }
+    td_free(ms);
+}
+
+static int run_file(struct eval *ev, const char *path) {
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    char *line = NULL;
+    size_t cap = 0, number = 0;
+    ssize_t n;
+    struct td_buf body;
+    int code = TD_EXIT_OK;
+    if (!f)
+        return td_cli_fail(TD_EXIT_USAGE, "%s cannot be read", path);
+    td_buf_init(&body, 32 << 20);
+    while (code == TD_EXIT_OK && (!limit || ev->count < (unsigned)limit) && (n = getline(&line, &cap, f)) > 0) {
+        struct td_str text = td_str_trim(td_str_n(line, (size_t)n));
+        number++;
+        if (text.n == 0)
+            continue;
+        if (ev->count == ev->cap) {
+            unsigned more = ev->cap ? ev->cap * 2 : 1024;
+            struct item *items = more <= ITEMS_MAX * 2 ? td_realloc(ev->items, more * sizeof *items) : NULL;
+            if (!items) {
+                code = td_cli_fail(TD_EXIT_FAILED, "too many items, or out of memory");
+                break;
+            }
+            memset(items + ev->cap, 0, (more - ev->cap) * sizeof *items);
+            ev->items = items;
+            ev->cap = more;
+        }
+        enum td_err err = run_line(ev, text, &body);
+        if (err != TD_OK)
+            code =
+                td_cli_fail(TD_EXIT_USAGE, "%s:%zu: not an object with \"id\", \"text\" and \"intent\"", path, number);
+        if (td_cli_stderr_is_terminal() && ev->count % 50 == 0)
+            fprintf(stderr, "\r%u", ev->count);
+    }
+    if (td_cli_stderr_is_terminal())
+        fprintf(stderr, "\r\033[K");
+    if (f != stdin)
+        fclose(f);
+    free(line);
+    td_buf_finish(&body);
+    return code;
+}
+
+static int run(int argc, char **argv) {
+    struct eval ev = {0};
+    struct td_failure failure;
+    int code = TD_EXIT_OK;
+    if (argc != 1)
+        return td_cli_fail(TD_EXIT_USAGE, "eval wants one JSONL file (or -)");
+    td_arena_init(&ev.arena, (size_t)2 << 30);
+    td_buf_init(&ev.tools, 4 << 20);
+    code = load_tools(&ev);
+    if (code == TD_EXIT_OK)
+        code = load_labels(&ev);
+    if (code == TD_EXIT_OK && predictions_file && !(ev.predictions = fopen(predictions_file, "wb")))
+        code = td_cli_fail(TD_EXIT_USAGE, "%s cannot be written", predictions_file);
+    if (code == TD_EXIT_OK && !(ev.session = td_chat_session_open(&failure)))
+        code = td_cli_failure(&failure);
+    if (code == TD_EXIT_OK)
+        code = run_file(&ev, argv[0]);
+    if (code == TD_EXIT_OK && ev.count == 0)
+        code = td_cli_fail(TD_EXIT_USAGE, "%s holds no items", argv[0]);
+    if (code == TD_EXIT_OK)
+        report(&ev);
+    if (ev.predictions && fclose(ev.predictions) != 0)
+        code = td_cli_fail(TD_EXIT_FAILED, "%s could not be written whole", predictions_file);
+    td_chat_session_close(ev.session);
+    td_free(ev.items);
+    td_buf_finish(&ev.tools);
+    td_arena_finish(&ev.arena);
+    return code;
+}
+
+static const struct td_opt options[] = {
+    {"model", 'm', TD_OPT_STRING, "NAME", "the target to evaluate (default: auto)", .string = &model},
+    {"tools", 0, TD_OPT_STRING, "FILE", "tools to offer (default: the assistant catalogue)", .string = &tools_file},
+    {"no-tools", 0, TD_OPT_FLAG, NULL, "offer no tools", .flag = &no_tools},
+    {"labels", 'l', TD_OPT_STRING, "FILE", "maps calls and arguments to the labels of the data",
+     .string = &labels_file},
+    {"set", 's', TD_OPT_STRING, "NAME", "which set of the label file", .string = &set_name},
+    {"predictions", 'p', TD_OPT_STRING, "FILE", "write one JSON line per item", .string = &predictions_file},
+    {"limit", 'n', TD_OPT_NUMBER, "N", "only the first N items", .number = &limit, .min = 1, .max = 1000000},
+    {0},
+};
+
+const struct td_command td_command_eval = {
+    .name = "eval",
+    .arguments = "FILE",
+    .help = "measure a target on utterances with expected intent and slots (JSONL)",
+    .details = "Input lines: {\"id\",\"text\",\"intent\",\"slots\"}. Predictions: "
+               "{\"id\",\"intent\",\"slots\",\"confidence\",\"ms\"}.",
+    .options = options,
+    .run = run,
+};
