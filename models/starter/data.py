@@ -174,9 +174,9 @@ class Augment:
         out = []
         for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 5))):
             k = rng.random()
-            if k < 0.6:
+            if k < 0.7:
                 w = rng.choice(self.words)
-            elif k < 0.75:
+            elif k < 0.8:
                 w = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 7)))
             else:
                 w = rng.choice(self.words)[:rng.randint(2, 5)] + rng.choice(self.words)[-rng.randint(1, 4):]

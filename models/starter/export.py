@@ -16,8 +16,8 @@ from train import Model
 
 
 def template(cat):
-    known = "{%s}" % ",".join("'%s':%d" % (n, len(t["function"]["parameters"]["properties"]))
-                              for n, t in zip(cat.names, cat.tools))
+    known = "".join("|%s:%d" % (n, len(t["function"]["parameters"]["properties"]))
+                    for n, t in zip(cat.names, cat.tools)) + "|"
     s = open(os.path.join(HERE, "template.jinja"), encoding="utf-8").read()
     return s.replace("KNOWN", known).replace("COUNT", str(len(cat.names))).replace("CHARS_MAX", str(UTTERANCE_CHARS_MAX)).rstrip("\n")
 
