@@ -38,6 +38,7 @@ static const struct {
     [TD_ERR_CUT] = {TD_X_CLASS_LAST, 502},
     [TD_ERR_UPSTREAM_AUTH] = {TD_X_CLASS_NEXT, 502},
     [TD_ERR_UPSTREAM_RATE] = {TD_X_CLASS_RETRY, 429},
+    [TD_ERR_UPSTREAM_QUOTA] = {TD_X_CLASS_NEXT, 429}, // used up is not busy: waiting does not help
     [TD_ERR_UPSTREAM_REQUEST] = {TD_X_CLASS_NEXT, 400},
     [TD_ERR_UPSTREAM_NOT_FOUND] = {TD_X_CLASS_NEXT, 502},
     [TD_ERR_UPSTREAM_SERVER] = {TD_X_CLASS_RETRY, 502},

@@ -314,11 +314,124 @@ static void faults_after_the_first_byte(void **state) {
     RUN_ROWS(rows);
 }
 
+static void every_error_is_judged(void **state) {
+    (void)state;
+    static const enum td_err internal[] = {TD_ERR_NOMEM, TD_ERR_INTERNAL, TD_ERR_USAGE,
+                                           TD_ERR_IO,    TD_ERR_CONFIG,   TD_ERR_GRANT};
+    for (unsigned code = TD_OK + 1; code < TD_ERR_COUNT; code++) {
+        bool listed = false;
+        for (size_t i = 0; i < sizeof internal / sizeof *internal; i++)
+            listed |= internal[i] == (enum td_err)code;
+        int status = td_x_http_status((enum td_err)code, 0);
+        assert_true(status >= 400 && status < 600);
+        if (listed != (status == 500)) // a row that is missing in fault.c reads as 500
+            fail_msg("%s has status %d", td_err_code((enum td_err)code), status);
+    }
+    assert_int_equal(td_x_http_status(TD_ERR_UPSTREAM_REQUEST, 422), 422);
+    assert_int_equal(td_x_http_status(TD_ERR_UPSTREAM_AUTH, 401), 502); // our key is not the caller's fault
+    assert_int_equal(td_x_http_status(TD_ERR_COUNT, 0), 500);
+}
+
+static void attempts_stop_at_their_limit(void **state) {
+    (void)state;
+    struct run r;
+    struct setup s = {FALLBACK, .steps = "cecececs", .retries = 2};
+    run_open(&r, &s);
+    for (unsigned i = 0; i < TD_ATTEMPTS_MAX && r.ends == 0; i++) {
+        char script[64] = "go ";
+        char word[] = "0:!CONNECT";
+        word[0] = (char)('0' + i);
+        run_script(&r, strcat(script, word));
+        r.now_ns += 60000ull * 1000000ull;
+        run_script(&r, "drain");
+    }
+    assert_int_equal(r.starts, TD_ATTEMPTS_MAX);
+    assert_int_equal(r.ends, 1);
+    assert_int_equal(r.errors, 1);
+    run_close(&r);
+}
+
+static void why_nobody_may_answer_is_said(void **state) {
+    (void)state;
+    static const struct {
+        enum td_reason first, second;
+        enum td_err code;
+        int status;
+    } rows[] = {{TD_REASON_CLASS, TD_REASON_RESIDENCY, TD_ERR_NO_TARGET, 403},
+                {TD_REASON_CLASS, TD_REASON_HEALTH, TD_ERR_NO_TARGET, 503},
+                {TD_REASON_CONTEXT, TD_REASON_CONTEXT, TD_ERR_CONTEXT_LENGTH, 400},
+                {TD_REASON_CAPABILITY, TD_REASON_NOT_PINNED, TD_ERR_UNSUPPORTED, 400},
+                {TD_REASON_COST, TD_REASON_COST, TD_ERR_BUDGET, 429}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct run r;
+        struct setup s = {FALLBACK, .steps = ""};
+        run_open(&r, &s);
+        r.plan.verdict_count = 2;
+        r.plan.verdicts[0].reason = rows[i].first;
+        r.plan.verdicts[1].reason = rows[i].second;
+        struct td_x_effects fx;
+        struct td_x_input go = {.type = TD_X_IN_START};
+        td_exchange_step(r.x, &go, r.now_ns, &fx);
+        assert_int_equal(fx.list[0].type, TD_X_DO_EMIT);
+        const struct td_x_out *o = &fx.list[0].emit.list[0];
+        assert_int_equal(o->error.code, rows[i].code);
+        assert_int_equal(o->error.http_status, rows[i].status);
+        assert_true(i != 0 || td_str_is(o->error.message,
+                                        "no target may answer this request: device (class), cloud (residency)"));
+        run_close(&r);
+    }
+}
+
+// Without memory an answer may become an error, never a shorter answer.
+static void every_allocation_fails_once(void **state) {
+    (void)state;
+    static const struct {
+        struct setup setup;
+        const char *script, *text, *or_text;
+    } rows[] = {
+        {{FALLBACK, .steps = "ce", .stop = "cd"},
+         "go 0:hi 0:'ab' 0:'c' 0:!CUT 1:hi 1:'xd' 1:stop 1:end @900 2:'xd' 2:stop 2:end",
+         "\"ab\" \"c\""},
+        {{FALLBACK, .steps = "c", .whole = true, .logprobs = true, .n = 2},
+         "go 0:hi 0:90'ab' 0:#1'c' 0:80'd' 0:*'{' 0:stop 0:#1stop 0:end",
+         "\"ab\" p=0.90 #1\"c\" \"d\" p=0.80 tool0({)"},
+        {{.mode = TD_MODE_PROGRESSIVE, .aware = true, .steps = "dc"},
+         "go 0:'ab' 0:stop 0:end 1:hi 1:'x' 1:stop 1:end",
+         "\"x\" R1=ok",
+         "V1:confirm/0"},
+        {{.mode = TD_MODE_CASCADE, .threshold = 0.5, .hold_tokens = 2, .steps = "dc"},
+         "go 0:90'a' 0:90'b' 0:'c' 0:stop 0:end 1:'abc' 1:stop 1:end",
+         "c\""},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        for (uint64_t at = 1; at < 24; at++) {
+            struct run r;
+            run_open(&r, &rows[i].setup);
+            assert_non_null(td_buf_reserve(&r.trace, 1u << 16));
+            td_alloc_fail_at(at);
+            run_script(&r, rows[i].script);
+            td_alloc_fail_at(0);
+            run_script(&r, "abort");
+            assert_int_equal(r.ends, 1);
+            assert_int_equal(r.dones + r.errors, 1);
+            const char *trace = td_buf_z(&r.trace);
+            bool other = rows[i].or_text && strstr(trace, rows[i].or_text);
+            if (r.errors == 0 && !other && !strstr(trace, rows[i].text))
+                fail_msg("allocation %u failed and %s became %s", (unsigned)at, rows[i].script, trace);
+            run_close(&r);
+        }
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_answers),
         cmocka_unit_test(faults_before_the_first_byte),
         cmocka_unit_test(faults_after_the_first_byte),
+        cmocka_unit_test(every_error_is_judged),
+        cmocka_unit_test(attempts_stop_at_their_limit),
+        cmocka_unit_test(why_nobody_may_answer_is_said),
+        cmocka_unit_test(every_allocation_fails_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
