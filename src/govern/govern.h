@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who may ask, how often, and for how much: tenants, API keys, rate limits and budgets. The only owner of money
-// counters. Any thread; nothing on the hot path (identify, admit, reserve, settle, finish) touches the disk, allocates
-// or waits for more than a short lock.
+// counters. Any thread; the hot path (identify, admit, reserve, settle, finish) never waits for the disk and holds one
+// short lock; it allocates only when it sends for a new lease.
 //
 // Budgets work by durable leases. A budget's record on disk says how much is *taken*: spent or out on a lease. The
 // process takes a lease (a small part of the limit) durably, then spends it in memory: reserve before an attempt with
@@ -42,6 +42,7 @@ enum td_err td_govern_configure(struct td_govern *g, const struct td_govern_conf
 
 // Who asks. A value; valid for ever, checked again at every admission.
 struct td_identity {
+    uint32_t tenant_slot, key_slot;     // private; key_slot 0: no key
     char tenant[TD_NAME_BYTES_MAX + 1]; // "default" without a key
     char key_id[TD_KEY_ID_BYTES];       // "" without a key
 };
@@ -58,11 +59,10 @@ uint32_t td_govern_key_count(struct td_govern *g, int64_t wall_ms);
 struct td_ticket {
     uint32_t tenant, key; // slots; private
     uint32_t tokens;      // counted so far
-    uint64_t generation;
 };
-// Takes one request and `tokens` (an estimate of prompt plus answer) from the rate limits of tenant and key, and looks
-// whether the tenant's budget has anything left. `now_ns` monotonic. TD_ERR_RATE with *retry_after_ms; TD_ERR_BUDGET
-// with *retry_after_ms up to the next period. Refused requests take nothing.
+// Takes one request and `tokens` (an estimate of prompt plus answer) from the rate limits of tenant and key. `now_ns`
+// monotonic. TD_ERR_RATE with *retry_after_ms; TD_ERR_UNAUTHORIZED: the key was revoked or expired since. Refused
+// requests take nothing. Money is no reason here: an empty budget still has answers that cost none.
 enum td_err td_govern_admit(struct td_govern *g, const struct td_identity *who, uint32_t tokens, uint64_t now_ns,
                             int64_t wall_ms, struct td_ticket *out, uint32_t *retry_after_ms,
                             struct td_error *e) TD_MUST_USE;
@@ -75,7 +75,6 @@ struct td_hold {
     uint32_t slots[4]; // private
     int64_t periods[4];
     uint32_t slot_count;
-    uint64_t generation;
 };
 // Puts aside the most an attempt at `target` can cost, in every budget that binds it. All or nothing. Call it for every
 // attempt, free ones too (cheap). TD_ERR_BUDGET: used up. TD_ERR_LEDGER: the store cannot be written, so nothing may be
