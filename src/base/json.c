@@ -54,23 +54,67 @@ static bool depth_exceeds(struct td_str s, unsigned max) {
     return false;
 }
 
-enum td_err td_json_parse(struct td_arena *arena, struct td_str text, unsigned depth_max, td_json **out,
-                          struct td_error *e) {
+static enum td_err parse(struct td_str text, unsigned depth_max, const yyjson_alc *alc, yyjson_doc **out,
+                         struct td_error *e) {
     yyjson_read_err read_err;
     if (depth_exceeds(text, depth_max))
         return td_error_set(e, TD_ERR_LIMIT, "JSON is nested deeper than %u levels", depth_max);
-    yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)text.p, text.n, YYJSON_READ_NOFLAG, &allocator, &read_err);
-    if (!doc) {
-        if (read_err.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
-            return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading JSON");
-        return td_error_set(e, TD_ERR_BAD_JSON, "invalid JSON at byte %zu: %s", read_err.pos, read_err.msg);
-    }
+    *out = yyjson_read_opts((char *)(uintptr_t)text.p, text.n, YYJSON_READ_NOFLAG, alc, &read_err);
+    if (*out)
+        return TD_OK;
+    if (read_err.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading JSON");
+    return td_error_set(e, TD_ERR_BAD_JSON, "invalid JSON at byte %zu: %s", read_err.pos, read_err.msg);
+}
+
+enum td_err td_json_parse(struct td_arena *arena, struct td_str text, unsigned depth_max, td_json **out,
+                          struct td_error *e) {
+    yyjson_doc *doc;
+    enum td_err err = parse(text, depth_max, &allocator, &doc, e);
+    if (err != TD_OK)
+        return err;
     if (td_arena_on_finish(arena, free_doc, doc) != TD_OK) {
         yyjson_doc_free(doc);
         return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading JSON");
     }
     *out = yyjson_doc_get_root(doc);
     return TD_OK;
+}
+
+#define POOL_BYTES_MAX (64u << 10) // what one of many idle streams may keep
+
+enum td_err td_json_parse_pooled(struct td_json_pool *pool, struct td_str text, unsigned depth_max, td_json **out,
+                                 struct td_error *e) {
+    yyjson_doc *doc;
+    yyjson_alc alc;
+    enum td_err err;
+    yyjson_doc_free(pool->doc);
+    pool->doc = NULL;
+    size_t need = text.n <= POOL_BYTES_MAX ? yyjson_read_max_memory_usage(text.n, YYJSON_READ_NOFLAG) : SIZE_MAX;
+    if (need > POOL_BYTES_MAX) {
+        err = parse(text, depth_max, &allocator, &doc, e);
+        pool->doc = err == TD_OK ? doc : NULL;
+    } else {
+        if (pool->size < need) {
+            td_free(pool->memory);
+            pool->size = need < 4096 ? 4096 : need + need / 2;
+            pool->memory = td_malloc(pool->size);
+        }
+        if (!pool->memory || !yyjson_alc_pool_init(&alc, pool->memory, pool->size)) {
+            pool->size = 0;
+            return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading JSON");
+        }
+        err = parse(text, depth_max, &alc, &doc, e);
+    }
+    if (err == TD_OK)
+        *out = yyjson_doc_get_root(doc);
+    return err;
+}
+
+void td_json_pool_finish(struct td_json_pool *pool) {
+    yyjson_doc_free(pool->doc);
+    td_free(pool->memory);
+    *pool = (struct td_json_pool){0};
 }
 
 td_json *td_json_get(td_json *obj, const char *key) {

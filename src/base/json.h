@@ -16,6 +16,17 @@ typedef yyjson_val td_json; // yyjson's own handle, used through its own accesso
 enum td_err td_json_parse(struct td_arena *arena, struct td_str text, unsigned depth_max, td_json **out,
                           struct td_error *e) TD_MUST_USE;
 
+// The same into memory that the next call reuses, for streams of small documents: values live until the next parse or
+// until finish. Zero-initialise it before first use. One owner.
+struct td_json_pool {
+    void *memory;
+    size_t size;
+    yyjson_doc *doc; // a document too large for keeping its memory
+};
+enum td_err td_json_parse_pooled(struct td_json_pool *pool, struct td_str text, unsigned depth_max, td_json **out,
+                                 struct td_error *e) TD_MUST_USE;
+void td_json_pool_finish(struct td_json_pool *pool);
+
 static inline struct td_str td_json_str(td_json *v) {
     return (struct td_str){yyjson_get_str(v), yyjson_get_len(v)};
 }

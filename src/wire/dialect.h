@@ -36,6 +36,7 @@ struct td_dialect_ops {
     enum td_err (*reader_create)(const struct td_reader_spec *spec, struct td_reader **out);
     bool (*reader_feed)(struct td_reader *r, struct td_str piece);
     void (*reader_finish)(struct td_reader *r, bool clean);
+    bool (*reader_is_complete)(const struct td_reader *r);
     void (*reader_stop)(struct td_reader *r);
     void (*reader_destroy)(struct td_reader *r);
     void (*read_error)(int status, struct td_str retry_after, struct td_str retry_after_ms, int64_t now_s,

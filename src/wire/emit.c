@@ -147,3 +147,19 @@ void td_emit_usd(struct td_emit *m, int64_t nusd) {
         n--;
     td_emit_raw(m, z, (size_t)n);
 }
+
+void td_emit_word(struct td_emit *m, const char *key, struct td_str value) {
+    if (value.n == 0)
+        return;
+    td_emit_lit(m, "\"");
+    td_emit_raw(m, key, strlen(key));
+    td_emit_lit(m, "\":");
+    td_emit_string(m, value);
+    td_emit_lit(m, ",");
+}
+
+void td_emit_close(struct td_emit *m) {
+    if (m->err == TD_OK && m->out->n && m->out->p[m->out->n - 1] == ',')
+        m->out->n--;
+    td_emit_lit(m, "}");
+}

@@ -7,6 +7,7 @@
 
 #include "base/limits.h"
 #include "wire/emit.h"
+#include "wire/openai_keys.h"
 
 #define EXTRAS_MAX 16u // fields passed through at one level; more is no provider, it is noise
 
@@ -155,31 +156,6 @@ void td_openai_answer_reset(struct td_answer_writer *w) {
 }
 
 // --- fields that pass through ---
-
-static bool known_top(struct td_str k) {
-    static const char *const known[] = {"id", "object", "created", "model", "choices", "usage", "tandem", "error"};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (td_str_is(k, known[i]))
-            return true;
-    return false;
-}
-
-static bool known_choice(struct td_str k) {
-    static const char *const known[] = {"index", "delta", "message", "text", "logprobs", "finish_reason"};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (td_str_is(k, known[i]))
-            return true;
-    return false;
-}
-
-static bool known_delta(struct td_str k) {
-    static const char *const known[] = {"role",          "content",   "tool_calls",       "refusal",
-                                        "function_call", "reasoning", "reasoning_content"};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (td_str_is(k, known[i]))
-            return true;
-    return false;
-}
 
 // ,"key":value for each unknown field of `obj`. Null values say nothing and are left out.
 static void emit_unknown(struct td_emit *m, td_json *obj, bool (*known)(struct td_str)) {
@@ -380,32 +356,14 @@ static void emit_usage(struct td_emit *m, const struct td_usage *u, bool embeddi
     td_emit_lit(m, "}");
 }
 
-// "key":"value", where there is a value; `m` stands behind a brace or comma.
-static void emit_word(struct td_emit *m, const char *key, struct td_str value) {
-    if (value.n == 0)
-        return;
-    td_emit_lit(m, "\"");
-    td_emit_raw(m, key, strlen(key));
-    td_emit_lit(m, "\":");
-    td_emit_string(m, value);
-    td_emit_lit(m, ",");
-}
-
-// Takes back the comma that the last member left, and closes.
-static void close_object(struct td_emit *m) {
-    if (m->err == TD_OK && m->out->n && m->out->p[m->out->n - 1] == ',')
-        m->out->n--;
-    td_emit_lit(m, "}");
-}
-
 static void emit_origin(struct td_emit *m, const char *key, const struct td_origin *o) {
     td_emit_lit(m, "\"");
     td_emit_raw(m, key, strlen(key));
     td_emit_lit(m, "\":{");
-    emit_word(m, "target", o->target);
-    emit_word(m, "tier", o->tier);
-    emit_word(m, "model", o->model);
-    close_object(m);
+    td_emit_word(m, "target", o->target);
+    td_emit_word(m, "tier", o->tier);
+    td_emit_word(m, "model", o->model);
+    td_emit_close(m);
     td_emit_lit(m, ",");
 }
 
@@ -413,7 +371,7 @@ static void emit_revision(struct td_emit *m, const struct td_answer_writer *w, b
     td_emit_lit(m, "\"revision\":");
     td_emit_u64(m, w->revision);
     td_emit_lit(m, ",");
-    emit_word(m, "op", td_str_of(td_revision_word(w->op)));
+    td_emit_word(m, "op", td_str_of(td_revision_word(w->op)));
     if (final)
         td_emit_lit(m, "\"final\":true,");
     else
@@ -425,11 +383,11 @@ static void emit_revision(struct td_emit *m, const struct td_answer_writer *w, b
 
 static void emit_attempt(struct td_emit *m, const struct td_answer_attempt *a) {
     td_emit_lit(m, "{");
-    emit_word(m, "target", a->origin.target);
-    emit_word(m, "tier", a->origin.tier);
-    emit_word(m, "model", a->origin.model);
-    emit_word(m, "reason", a->reason);
-    emit_word(m, "outcome", a->outcome);
+    td_emit_word(m, "target", a->origin.target);
+    td_emit_word(m, "tier", a->origin.tier);
+    td_emit_word(m, "model", a->origin.model);
+    td_emit_word(m, "reason", a->reason);
+    td_emit_word(m, "outcome", a->outcome);
     td_emit_lit(m, "\"usage\":");
     emit_usage(m, &a->usage, false);
     td_emit_lit(m, ",\"cost_usd\":");
@@ -446,12 +404,12 @@ static void emit_meta(struct td_emit *m, const struct td_answer_writer *w, const
     if (!meta)
         return;
     td_emit_lit(m, ",\"tandem\":{");
-    emit_word(m, "exchange", meta->exchange.n ? meta->exchange : w->spec.exchange);
-    emit_word(m, "target", meta->origin.target);
-    emit_word(m, "tier", meta->origin.tier);
-    emit_word(m, "model", meta->origin.model);
-    emit_word(m, "reason", meta->reason);
-    emit_word(m, "mode", meta->mode);
+    td_emit_word(m, "exchange", meta->exchange.n ? meta->exchange : w->spec.exchange);
+    td_emit_word(m, "target", meta->origin.target);
+    td_emit_word(m, "tier", meta->origin.tier);
+    td_emit_word(m, "model", meta->origin.model);
+    td_emit_word(m, "reason", meta->reason);
+    td_emit_word(m, "mode", meta->mode);
     if (w->revision)
         emit_revision(m, w, true);
     if (meta->degraded)
@@ -571,7 +529,7 @@ static void emit_delta(struct td_emit *m, struct td_answer_writer *w, struct cho
     if (!yyjson_is_obj(message))
         return;
     yyjson_obj_foreach(message, i, max, key, v) {
-        if (yyjson_is_null(v) || known_delta(td_json_str(key)))
+        if (yyjson_is_null(v) || td_openai_known_delta(td_json_str(key)))
             continue;
         td_emit_string(m, td_json_str(key));
         td_emit_lit(m, ":");
@@ -589,7 +547,7 @@ static void emit_frame(struct td_emit *m, struct td_answer_writer *w, uint32_t i
     open_frame(m, w, index);
     if (w->spec.kind == TD_KIND_CHAT) {
         emit_delta(m, w, c, ev, choice);
-        close_object(m);
+        td_emit_close(m);
     } else {
         td_emit_string(m, text ? ev->delta.text : TD_STR_NONE);
     }
@@ -603,11 +561,11 @@ static void emit_frame(struct td_emit *m, struct td_answer_writer *w, uint32_t i
     } else {
         td_emit_lit(m, "null");
     }
-    emit_unknown(m, choice, known_choice);
+    emit_unknown(m, choice, td_openai_known_choice);
     td_emit_lit(m, "}]");
     if (w->spec.include_usage)
         td_emit_lit(m, ",\"usage\":null");
-    emit_unknown(m, raw, known_top);
+    emit_unknown(m, raw, td_openai_known_top);
     if (m->err == TD_OK) {
         c->role_sent = true;
         if (text)
@@ -787,11 +745,11 @@ static enum td_err whole_event(struct td_answer_writer *w, const struct td_event
     enum td_err err = TD_OK;
     if (ev->raw) {
         td_json *choice = raw_choice(ev->raw, ev->choice);
-        err = keep_unknown(w, &w->extras, ev->raw, known_top);
+        err = keep_unknown(w, &w->extras, ev->raw, td_openai_known_top);
         if (err == TD_OK)
-            err = keep_unknown(w, &c->extras, choice, known_choice);
+            err = keep_unknown(w, &c->extras, choice, td_openai_known_choice);
         if (err == TD_OK)
-            err = keep_unknown(w, &c->message_extras, raw_message(choice), known_delta);
+            err = keep_unknown(w, &c->message_extras, raw_message(choice), td_openai_known_delta);
     }
     if (err != TD_OK)
         return err;
@@ -868,7 +826,7 @@ enum td_err td_openai_answer_revision(struct td_answer_writer *w, enum td_revisi
     emit_frame(&m, w, 0, NULL, NULL);
     td_emit_lit(&m, ",\"tandem\":{");
     emit_revision(&m, w, final);
-    close_object(&m);
+    td_emit_close(&m);
     td_emit_lit(&m, "}\n\n");
     td_emit_finish(&m);
     if (m.err != TD_OK)
@@ -1043,123 +1001,6 @@ enum td_err td_openai_answer_keepalive(struct td_buf *out) {
     return td_buf_addz(out, ": keep-alive\n\n");
 }
 
-// --- errors and models ---
-
-int td_openai_status(enum td_err err) {
-    switch (err) {
-    case TD_OK:
-        return 200;
-    case TD_ERR_BAD_REQUEST:
-    case TD_ERR_BAD_JSON:
-    case TD_ERR_UNSUPPORTED:
-    case TD_ERR_USAGE:
-    case TD_ERR_CONTEXT_LENGTH:
-    case TD_ERR_CONTENT_POLICY:
-    case TD_ERR_UPSTREAM_REQUEST:
-        return 400;
-    case TD_ERR_UNAUTHORIZED:
-        return 401;
-    case TD_ERR_FORBIDDEN:
-    case TD_ERR_BLOCKED:
-        return 403;
-    case TD_ERR_NOT_FOUND:
-    case TD_ERR_MODEL_NOT_FOUND:
-        return 404;
-    case TD_ERR_LIMIT:
-        return 413;
-    case TD_ERR_BUDGET:
-    case TD_ERR_RATE:
-    case TD_ERR_UPSTREAM_RATE:
-    case TD_ERR_UPSTREAM_QUOTA:
-        return 429;
-    case TD_ERR_CANCELLED:
-        return 499; // the client closed the request: nobody reads it, the log does
-    case TD_ERR_CONNECT:
-    case TD_ERR_DNS:
-    case TD_ERR_TLS:
-    case TD_ERR_CUT:
-    case TD_ERR_UPSTREAM_AUTH:
-    case TD_ERR_UPSTREAM_NOT_FOUND:
-    case TD_ERR_UPSTREAM_SERVER:
-    case TD_ERR_UPSTREAM_GARBAGE:
-        return 502;
-    case TD_ERR_NOMEM:
-    case TD_ERR_NO_TARGET:
-    case TD_ERR_OVERLOAD:
-    case TD_ERR_HOST_CRASH:
-    case TD_ERR_HOST_LOAD:
-    case TD_ERR_HOST_MEMORY:
-    case TD_ERR_NOT_FOR_ME:
-    case TD_ERR_LEDGER:
-    case TD_ERR_LOCKED:
-        return 503;
-    case TD_ERR_DEADLINE:
-    case TD_ERR_FIRST_TOKEN:
-    case TD_ERR_IDLE:
-        return 504;
-    default:
-        return 500;
-    }
-}
-
-uint32_t td_openai_retry_after_s(enum td_err err, uint32_t retry_after_ms) {
-    int status = td_openai_status(err);
-    if (status != 429 && status != 503)
-        return 0;
-    if (retry_after_ms)
-        return retry_after_ms / 1000 + (retry_after_ms % 1000 != 0);
-    return err == TD_ERR_RATE || err == TD_ERR_OVERLOAD || err == TD_ERR_UPSTREAM_RATE ? 1 : 0;
-}
-
-static const char *error_type(enum td_err err, int status) {
-    if (err == TD_ERR_BUDGET || err == TD_ERR_UPSTREAM_QUOTA)
-        return "insufficient_quota";
-    switch (status) {
-    case 401:
-        return "authentication_error";
-    case 403:
-        return "permission_error";
-    case 404:
-        return "not_found_error";
-    case 429:
-        return "rate_limit_error";
-    default:
-        return status >= 500 ? "server_error" : "invalid_request_error";
-    }
-}
-
-static void emit_error(struct td_emit *m, enum td_err err, int status, struct td_str message, struct td_str param,
-                       const char *code) {
-    if (status == 0)
-        status = td_openai_status(err);
-    td_emit_lit(m, "\"error\":{\"message\":");
-    td_emit_string(m, message.n ? message : td_str_of(td_err_text(err)));
-    td_emit_lit(m, ",\"type\":");
-    td_emit_string(m, td_str_of(error_type(err, status)));
-    td_emit_lit(m, ",\"param\":");
-    if (param.n)
-        td_emit_string(m, param);
-    else
-        td_emit_lit(m, "null");
-    td_emit_lit(m, ",\"code\":");
-    td_emit_string(m, td_str_of(code ? code : td_err_code(err)));
-    td_emit_lit(m, "}");
-}
-
-enum td_err td_openai_write_error(enum td_err err, int status, struct td_str message, struct td_str param,
-                                  const char *code, struct td_buf *out) {
-    struct td_emit m;
-    size_t before = out->n;
-    td_emit_init(&m, out);
-    td_emit_lit(&m, "{");
-    emit_error(&m, err, status, message, param, code);
-    td_emit_lit(&m, "}");
-    td_emit_finish(&m);
-    if (m.err != TD_OK)
-        out->n = before;
-    return m.err;
-}
-
 enum td_err td_openai_answer_fail(struct td_answer_writer *w, enum td_err err, struct td_str message,
                                   const struct td_answer_meta *meta, struct td_buf *out) {
     struct td_emit m;
@@ -1167,70 +1008,9 @@ enum td_err td_openai_answer_fail(struct td_answer_writer *w, enum td_err err, s
     td_emit_init(&m, out);
     td_buf_clear(&w->pending); // what failed did not finish
     td_emit_lit(&m, "data: {");
-    emit_error(&m, err, 0, message, TD_STR_NONE, NULL);
+    td_openai_emit_error(&m, err, 0, message, TD_STR_NONE, NULL);
     emit_meta(&m, w, meta);
     td_emit_lit(&m, "}\n\n");
-    td_emit_finish(&m);
-    if (m.err != TD_OK)
-        out->n = before;
-    return m.err;
-}
-
-static void emit_model(struct td_emit *m, const struct td_model_entry *e) {
-    static const char *const words[] = {"chat",        "completion", "embedding", "tools", "json",
-                                        "json_schema", "logprobs",   "infill",    "image", "audio",
-                                        "file",        "choices",    "continue"};
-    td_emit_lit(m, "{\"id\":");
-    td_emit_string(m, e->id);
-    td_emit_lit(m, ",\"object\":\"model\",\"created\":");
-    td_emit_i64(m, e->created_s);
-    td_emit_lit(m, ",\"owned_by\":");
-    td_emit_string(m, e->owned_by);
-    if (e->tier.n) {
-        td_emit_lit(m, ",\"tandem\":{");
-        emit_word(m, "tier", e->tier);
-        if (e->context) {
-            td_emit_lit(m, "\"context\":");
-            td_emit_u64(m, e->context);
-            td_emit_lit(m, ",");
-        }
-        td_emit_lit(m, "\"capabilities\":[");
-        bool first = true;
-        for (unsigned i = 0; i < sizeof words / sizeof *words; i++) {
-            if (!(e->capabilities & 1u << i))
-                continue;
-            if (!first)
-                td_emit_lit(m, ",");
-            first = false;
-            td_emit_string(m, td_str_of(words[i]));
-        }
-        td_emit_lit(m, "]}");
-    }
-    td_emit_lit(m, "}");
-}
-
-enum td_err td_openai_write_model(const struct td_model_entry *model, struct td_buf *out) {
-    struct td_emit m;
-    size_t before = out->n;
-    td_emit_init(&m, out);
-    emit_model(&m, model);
-    td_emit_finish(&m);
-    if (m.err != TD_OK)
-        out->n = before;
-    return m.err;
-}
-
-enum td_err td_openai_write_models(const struct td_model_entry *models, uint32_t count, struct td_buf *out) {
-    struct td_emit m;
-    size_t before = out->n;
-    td_emit_init(&m, out);
-    td_emit_lit(&m, "{\"object\":\"list\",\"data\":[");
-    for (uint32_t i = 0; i < count; i++) {
-        if (i)
-            td_emit_lit(&m, ",");
-        emit_model(&m, &models[i]);
-    }
-    td_emit_lit(&m, "]}");
     td_emit_finish(&m);
     if (m.err != TD_OK)
         out->n = before;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The fields of OpenAI request bodies that the canonical request carries: the reader understands them, the writer
-// writes them itself; every other field passes through to a provider of the same dialect. Private to this room.
+// What the files of this dialect share. The fields of OpenAI request bodies that the canonical request carries: the
+// reader understands them, the writer writes them itself; every other field passes through to a provider of the same
+// dialect. The same for the fields of chunks and bodies on their way back. Private to this room.
 #ifndef TD_WIRE_OPENAI_KEYS_H
 #define TD_WIRE_OPENAI_KEYS_H
 
-#include "wire/request.h"
+#include "wire/emit.h"
 
 #define CHAT (1u << TD_KIND_CHAT)
 #define TEXT (1u << TD_KIND_COMPLETION)
@@ -50,5 +51,14 @@ enum td_openai_key {
 };
 
 enum td_openai_key td_openai_key_of(enum td_kind kind, struct td_str key);
+
+// Fields of a chunk or body, of an entry of its choices, of a delta or message, that canonical events carry.
+bool td_openai_known_top(struct td_str key);
+bool td_openai_known_choice(struct td_str key);
+bool td_openai_known_delta(struct td_str key);
+
+// "error":{…}; arguments as of td_openai_write_error.
+void td_openai_emit_error(struct td_emit *m, enum td_err err, int status, struct td_str message, struct td_str param,
+                          const char *code);
 
 #endif

@@ -30,6 +30,9 @@ bool td_openai_reader_feed(struct td_reader *r, struct td_str piece);
 // The body is complete. `clean` false: the connection broke (then a missing [DONE] is still fine after all finishes).
 // Hands over END or ERROR if none came yet.
 void td_openai_reader_finish(struct td_reader *r, bool clean);
+// Every choice that was asked for has its finish: a connection that then breaks or falls silent has lost nothing,
+// finish will hand over END.
+bool td_openai_reader_is_complete(const struct td_reader *r);
 // No further event, also from inside a callback. destroy must not be called from inside one; it takes NULL.
 void td_openai_reader_stop(struct td_reader *r);
 void td_openai_reader_destroy(struct td_reader *r);

@@ -20,21 +20,11 @@ struct reader {
     (td_error_set((r)->e, TD_ERR_##code, __VA_ARGS__), td_error_param((r)->e, "%s", field), TD_ERR_##code)
 #define NO_MEMORY(r) td_error_set((r)->e, TD_ERR_NOMEM, "out of memory while reading the request")
 
-static const struct {
-    const char *key;
-    uint8_t length, kinds;
-} keys[] = {
-#define X(name, key, kinds) {key, sizeof(key) - 1, kinds},
+static const char *const keys[] = {
+#define X(name, key, kinds) key,
     TD_OPENAI_KEY_LIST(X)
 #undef X
 };
-
-enum td_openai_key td_openai_key_of(enum td_kind kind, struct td_str key) {
-    for (unsigned i = 0; i < TD_OPENAI_KEY_COUNT; i++)
-        if (keys[i].length == key.n && memcmp(keys[i].key, key.p, key.n) == 0)
-            return keys[i].kinds & 1u << kind ? (enum td_openai_key)i : TD_OPENAI_KEY_COUNT;
-    return TD_OPENAI_KEY_COUNT;
-}
 
 static bool is(td_json *key, const char *z) {
     return td_str_is(td_json_str(key), z);
@@ -727,18 +717,17 @@ static enum td_err read_encoding(struct reader *r, td_json *v) {
 // What is refused unless it is given as the value that changes nothing.
 static enum td_err read_refused(struct reader *r, enum td_openai_key key, td_json *v) {
     if (key == TD_OPENAI_KEY_FUNCTIONS || key == TD_OPENAI_KEY_FUNCTION_CALL)
-        return REFUSE(r, UNSUPPORTED, keys[key].key, "'%s' is deprecated and not supported; use 'tools'.",
-                      keys[key].key);
+        return REFUSE(r, UNSUPPORTED, keys[key], "'%s' is deprecated and not supported; use 'tools'.", keys[key]);
     if (key == TD_OPENAI_KEY_ECHO && yyjson_is_bool(v) && !yyjson_get_bool(v))
         return TD_OK;
     if (key == TD_OPENAI_KEY_BEST_OF && yyjson_is_uint(v) && yyjson_get_uint(v) == 1)
         return TD_OK;
-    return REFUSE(r, UNSUPPORTED, keys[key].key, "'%s' is not supported.", keys[key].key);
+    return REFUSE(r, UNSUPPORTED, keys[key], "'%s' is not supported.", keys[key]);
 }
 
 static enum td_err read_field(struct reader *r, enum td_openai_key key, td_json *v) {
     struct td_request *req = r->req;
-    const char *field = keys[key].key;
+    const char *field = keys[key];
     switch (key) {
     case TD_OPENAI_KEY_MODEL:
         return read_name(r, field, v, TD_NAME_BYTES_MAX, &req->model);
@@ -818,7 +807,7 @@ static enum td_err check_whole(struct reader *r, uint64_t seen) {
     if (req->model.n == 0)
         return REFUSE(r, BAD_REQUEST, "model", "'model' is missing.");
     if (!(seen & 1ull << content[req->kind]))
-        return REFUSE(r, BAD_REQUEST, keys[content[req->kind]].key, "'%s' is missing.", keys[content[req->kind]].key);
+        return REFUSE(r, BAD_REQUEST, keys[content[req->kind]], "'%s' is missing.", keys[content[req->kind]]);
     if (req->kind == TD_KIND_CHAT && r->has_top_logprobs && req->top_logprobs && !req->logprobs)
         return REFUSE(r, BAD_REQUEST, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true.");
     if (r->has_stream_options && !req->stream)
@@ -862,7 +851,7 @@ enum td_err td_openai_read_request(struct td_arena *arena, enum td_kind kind, st
         if (k == TD_OPENAI_KEY_COUNT)
             continue;
         if (seen & 1ull << k)
-            return twice(&r, keys[k].key);
+            return twice(&r, keys[k]);
         seen |= 1ull << k;
         if (yyjson_is_null(v))
             continue;
