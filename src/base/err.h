@@ -54,6 +54,8 @@
     X(NOT_FOR_ME, "tandem.model.declined", "the model says this is not for it")                                        \
     X(GRANT, "tandem.egress.refused", "sending was refused: the bytes do not match what was allowed")                  \
     X(LEDGER, "tandem.ledger.unavailable", "the ledger cannot be written")                                             \
+    X(EXPOSED, "tandem.listen.refused", "will not listen on an address that other machines reach")                     \
+    X(LISTEN, "tandem.listen.failed", "could not listen")                                                              \
     X(LOCKED, "tandem.store.locked", "another process holds the data directory")                                       \
     X(CANCELLED, "tandem.cancelled", "cancelled")
 

@@ -14,6 +14,15 @@
 #define TD_BODY_RATE_BYTES_MIN 1024u         // per second, after the first ten seconds
 #define TD_CONNECTIONS_MAX 4096u             // all clients
 #define TD_CONNECTIONS_PER_PEER_MAX 64u      // one remote address (loopback is exempt)
+#define TD_BODY_WINDOW_MS_MAX 10000u         // the stretch over which a body's rate is taken
+#define TD_BODIES_BYTES_MAX (512u << 20)     // all bodies being received: many large ones must not exhaust the machine
+#define TD_KEEPALIVE_MS_MAX 75000u           // an idle connection; common client pools let go earlier
+#define TD_WRITE_STALL_MS_MAX 60000u         // a client that takes nothing of its answer is gone
+#define TD_LINGER_MS_MAX 2000u               // reading on after a refusal, so that a reset does not swallow it
+#define TD_PIPELINE_BYTES_MAX (64u << 10)    // read ahead while an answer runs; beyond it TCP holds the client back
+#define TD_OUTPUT_HIGH_BYTES (64u << 10)     // unsent answer at which the upstream is told to stop
+#define TD_OUTPUT_LOW_BYTES (16u << 10)      // and to proceed
+#define TD_OUTPUT_BYTES_MAX (80u << 20)      // unsent answer: one whole upstream reply and its framing fit
 #define TD_JSON_DEPTH_MAX 64u                // no API body of this field needs more than about 15
 
 // What comes back from upstreams.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The HTTP listener: turns bytes of clients into td_http_call and answers back into bytes. It knows the core only through
-// include/tandem/ and puts its sockets on the runtime's worker loops, so that a request stays on one thread. Plain TCP,
-// TLS, mTLS or a Unix socket. Every ambiguity of HTTP framing is refused, never repaired (docs/decisions/0001). Routes:
-// /v1/… goes to the core, /healthz, /readyz and /metrics are answered here.
+// The HTTP listener: turns bytes of clients into td_http_call and answers back into bytes. It knows the core only
+// through include/tandem/ and puts its sockets on the runtime's worker loops, so that a request stays on one thread.
+// Plain TCP, TLS, mTLS or a Unix socket. Every ambiguity of HTTP framing is refused, never repaired
+// (docs/decisions/0001). Routes: /v1/… goes to the core, /healthz, /readyz and /metrics are answered here.
 //
-// Ownership: the caller keeps the runtime and the settings' strings alive until td_server_stop returned. Threads: start,
-// drain and stop are called from one thread that is none of the workers, while the runtime's workers run.
+// Ownership: the caller keeps the runtime and the settings' strings alive until td_server_stop returned. Threads:
+// start, drain and stop are called from one thread that is none of the workers, while the runtime's workers run.
 #ifndef TD_SERVER_SERVER_H
 #define TD_SERVER_SERVER_H
 
@@ -25,7 +25,8 @@ struct td_server_limits {
 // Binds and starts to accept. Returns 0, or 1 with `failure` filled: "tandem.listen.refused" when the address can be
 // reached from other machines and keys or TLS are missing; "tandem.listen.failed" when it cannot be bound (in use, no
 // permission, not a numeric address); "tandem.config.invalid" when certificate, key or client CA cannot be read;
-// "tandem.internal.memory". Port 0 takes a free one. Raises the soft limit of open files to the hard one.
+// "tandem.internal.memory". Port 0 takes a free one. Raises the process's soft limit of open files to the hard one and
+// ignores SIGPIPE.
 int td_server_start(struct td_runtime *runtime, const struct td_listen_settings *settings, struct td_server **out,
                     struct td_failure *failure);
 // The same with limits of one's own; `limits` NULL: the defaults.
