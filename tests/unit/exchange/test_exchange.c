@@ -316,8 +316,8 @@ static void faults_after_the_first_byte(void **state) {
 
 static void every_error_is_judged(void **state) {
     (void)state;
-    static const enum td_err internal[] = {TD_ERR_NOMEM, TD_ERR_INTERNAL, TD_ERR_USAGE,
-                                           TD_ERR_IO,    TD_ERR_CONFIG,   TD_ERR_GRANT};
+    static const enum td_err internal[] = {TD_ERR_NOMEM,  TD_ERR_INTERNAL, TD_ERR_USAGE,   TD_ERR_IO,
+                                           TD_ERR_CONFIG, TD_ERR_GRANT,    TD_ERR_EXPOSED, TD_ERR_LISTEN};
     for (unsigned code = TD_OK + 1; code < TD_ERR_COUNT; code++) {
         bool listed = false;
         for (size_t i = 0; i < sizeof internal / sizeof *internal; i++)
