@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "host/chat.h"
+
+#include <cmath>
+#include <memory>
+#include <random>
+
+// llama.cpp's common library; in angle brackets, as two of its headers have the names of ours.
+#include <chat.h>
+#include <json.h>
+#include <log.h>
+#include <sampling.h>
+
+struct host_templates {
+    common_chat_templates_ptr t;
+    const llama_vocab *vocab = nullptr;
+};
+
+struct host_turn {
+    common_chat_params params;
+    common_chat_parser_params parse;
+    std::set<llama_token> preserved;
+};
+
+struct host_sampler {
+    common_sampler_ptr s;
+};
+
+struct host_parser {
+    const host_turn *turn = nullptr;
+    common_chat_msg msg; // what was handed out
+    std::vector<std::string> ids;
+    std::set<size_t> named;
+    size_t pending_tool = 0;
+};
+
+static std::string str(td_str s) {
+    return s.n ? std::string(s.p, s.n) : std::string();
+}
+
+static td_str view(const std::string &s) {
+    return td_str{s.data(), s.size()};
+}
+
+void host_chat_quiet(void) {
+    common_log_set_verbosity_thold(-1);
+}
+
+host_templates *host_templates_create(const llama_model *model, td_error *e) {
+    try {
+        auto t = std::make_unique<host_templates>();
+        t->t = common_chat_templates_init(model, "");
+        t->vocab = llama_model_get_vocab(model);
+        return t.release();
+    } catch (const std::exception &) {
+        td_error_set(e, TD_ERR_HOST_LOAD, "the model's chat template cannot be read");
+        return nullptr;
+    }
+}
+
+void host_templates_destroy(host_templates *t) {
+    delete t;
+}
+
+bool host_templates_tools(const host_templates *t) {
+    auto caps = common_chat_templates_get_caps(t->t.get());
+    return caps["supports_tools"] || caps["supports_tool_calls"];
+}
+
+// What the library says may quote the conversation, so only its fixed words are passed on.
+static td_err refuse(td_error *e, const char *what, const std::exception &x) {
+    static const char *const known[] = {"Cannot continue", "Unsupported", "Expected",
+                                        "Missing",         "Invalid",     "not supported"};
+    std::string text = x.what();
+    for (const char *k : known)
+        if (text.rfind(k, 0) == 0 && text.size() < 120 && text.find('\n') == std::string::npos)
+            return td_error_set(e, TD_ERR_BAD_REQUEST, "%s: %s", what, text.c_str());
+    return td_error_set(e, TD_ERR_BAD_REQUEST, "%s", what);
+}
+
+static void prepare_parser(host_turn &turn, bool continues) {
+    turn.parse = common_chat_parser_params(turn.params);
+    turn.parse.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
+    turn.parse.is_continuation = continues;
+    if (!turn.params.parser.empty())
+        turn.parse.parser.load(turn.params.parser);
+}
+
+td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_turn **out, td_error *e) {
+    try {
+        auto turn = std::make_unique<host_turn>();
+        common_chat_templates_inputs inputs;
+        inputs.messages = common_chat_msgs_parse_oaicompat(common_json::parse(str(in->messages)));
+        if (in->tools.n)
+            inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(str(in->tools)));
+        inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(in->tool_choice.n ? str(in->tool_choice) : "auto");
+        inputs.json_schema = str(in->schema);
+        inputs.parallel_tool_calls = in->parallel_tools > 0;
+        if (in->parallel_tools < 0)
+            inputs.parallel_tool_calls = common_chat_templates_get_caps(t->t.get())["supports_parallel_tool_calls"];
+        inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
+        inputs.enable_thinking = !in->no_thinking;
+        if (in->kwargs.n) {
+            common_json kwargs = common_json::parse(str(in->kwargs));
+            for (const auto &item : kwargs.items())
+                inputs.chat_template_kwargs[item.key()] = item.value().dump();
+        }
+        bool continues = !inputs.messages.empty() && inputs.messages.back().role == "assistant";
+        if (continues) {
+            if (!inputs.messages.back().tool_calls.empty())
+                return td_error_set(e, TD_ERR_BAD_REQUEST, "an assistant message with tool calls cannot be continued");
+            inputs.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
+            inputs.add_generation_prompt = false;
+        }
+        turn->params = common_chat_templates_apply(t->t.get(), inputs);
+        prepare_parser(*turn, continues);
+        for (const auto &text : turn->params.preserved_tokens) {
+            auto tokens = common_tokenize(t->vocab, text, false, true);
+            if (tokens.size() == 1)
+                turn->preserved.insert(tokens[0]);
+        }
+        *out = turn.release();
+        return TD_OK;
+    } catch (const std::bad_alloc &) {
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory while rendering the chat template");
+    } catch (const std::exception &x) {
+        return refuse(e, "the model's chat template refuses these messages", x);
+    }
+}
+
+void host_turn_destroy(host_turn *turn) {
+    delete turn;
+}
+
+td_str host_turn_prompt(const host_turn *turn) {
+    return view(turn->params.prompt);
+}
+
+size_t host_turn_stop_count(const host_turn *turn) {
+    return turn->params.additional_stops.size();
+}
+
+td_str host_turn_stop(const host_turn *turn, size_t i) {
+    return view(turn->params.additional_stops[i]);
+}
+
+bool host_turn_preserves(const host_turn *turn, llama_token token) {
+    return turn->preserved.count(token) != 0;
+}
+
+static float model_wish(const llama_model *model, llama_model_meta_key key, float otherwise) {
+    char text[64];
+    const char *name = llama_model_meta_key_str(key);
+    if (!name || llama_model_meta_val_str(model, name, text, sizeof text) <= 0)
+        return otherwise;
+    float v = strtof(text, nullptr);
+    return std::isfinite(v) ? v : otherwise;
+}
+
+// Words that are one token trigger the grammar by that token, as the tokenizer cannot produce them any other way.
+static void add_grammar(common_params_sampling &p, const llama_vocab *vocab, const host_turn &turn) {
+    const common_chat_params &c = turn.params;
+    if (c.grammar.empty())
+        return;
+    p.grammar = {COMMON_GRAMMAR_TYPE_TOOL_CALLS, c.grammar};
+    p.grammar_lazy = c.grammar_lazy;
+    p.generation_prompt = c.generation_prompt;
+    p.preserved_tokens = turn.preserved;
+    for (const auto &trigger : c.grammar_triggers) {
+        common_grammar_trigger copy = trigger;
+        if (trigger.type == COMMON_GRAMMAR_TRIGGER_TYPE_WORD) {
+            auto tokens = common_tokenize(vocab, trigger.value, false, true);
+            if (tokens.size() == 1 && turn.preserved.count(tokens[0])) {
+                copy.type = COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN;
+                copy.token = tokens[0];
+            }
+        }
+        p.grammar_triggers.push_back(std::move(copy));
+    }
+    if (!c.thinking_end_tags.empty()) {
+        p.reasoning_budget_start = common_tokenize(vocab, c.thinking_start_tag, false, true);
+        for (const auto &tag : c.thinking_end_tags)
+            if (!tag.empty())
+                p.reasoning_budget_end.push_back(common_tokenize(vocab, tag, false, true));
+    }
+}
+
+td_err host_sampler_create(const llama_model *model, const host_turn *turn, const host_sampling *in, host_sampler **out,
+                           bool *greedy, td_error *e) {
+    try {
+        const llama_vocab *vocab = llama_model_get_vocab(model);
+        common_params_sampling p;
+        p.no_perf = true;
+        p.temp = std::isnan(in->temperature) ? model_wish(model, LLAMA_MODEL_META_KEY_SAMPLING_TEMP, p.temp)
+                                             : in->temperature;
+        p.top_p = std::isnan(in->top_p) ? model_wish(model, LLAMA_MODEL_META_KEY_SAMPLING_TOP_P, p.top_p) : in->top_p;
+        p.top_k = (int32_t)model_wish(model, LLAMA_MODEL_META_KEY_SAMPLING_TOP_K, (float)p.top_k);
+        p.min_p = model_wish(model, LLAMA_MODEL_META_KEY_SAMPLING_MIN_P, p.min_p);
+        p.penalty_repeat = model_wish(model, LLAMA_MODEL_META_KEY_SAMPLING_PENALTY_REPEAT, p.penalty_repeat);
+        if (!std::isnan(in->presence_penalty))
+            p.penalty_present = in->presence_penalty;
+        if (!std::isnan(in->frequency_penalty))
+            p.penalty_freq = in->frequency_penalty;
+        if (in->seed >= 0)
+            p.seed = (uint32_t)in->seed;
+        p.logit_bias.assign(in->bias, in->bias + in->bias_count);
+        if (turn)
+            add_grammar(p, vocab, *turn);
+        int32_t suppressed = 0;
+        llama_vocab_get_suppress_tokens(vocab, &suppressed);
+        *greedy = p.temp <= 0 && p.grammar.empty() && p.penalty_repeat == 1.0f && p.penalty_present == 0 &&
+                  p.penalty_freq == 0 && p.logit_bias.empty() && suppressed == 0;
+        auto s = std::make_unique<host_sampler>();
+        s->s.reset(common_sampler_init(model, p));
+        *out = s.release();
+        return TD_OK;
+    } catch (const std::bad_alloc &) {
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory while preparing the sampler");
+    } catch (const std::exception &x) {
+        return refuse(e, "no grammar can be made for these tools or this response format", x);
+    }
+}
+
+void host_sampler_destroy(host_sampler *s) {
+    delete s;
+}
+
+llama_token host_sampler_next(host_sampler *s, llama_context *context, int32_t index) {
+    try {
+        llama_token token = common_sampler_sample(s->s.get(), context, index);
+        common_sampler_accept(s->s.get(), token, true);
+        return token;
+    } catch (const std::exception &) {
+        return LLAMA_TOKEN_NULL;
+    }
+}
+
+host_parser *host_parser_create(const host_turn *turn) {
+    try {
+        auto p = std::make_unique<host_parser>();
+        p->turn = turn;
+        p->msg.role = "assistant";
+        if (turn->parse.is_continuation) {
+            // The prefix is the caller's already: only what follows it is new.
+            try {
+                p->msg = common_chat_parse("", true, turn->parse);
+            } catch (const std::exception &) {}
+        }
+        return p.release();
+    } catch (const std::exception &) {
+        return nullptr;
+    }
+}
+
+void host_parser_destroy(host_parser *p) {
+    delete p;
+}
+
+static std::string new_call_id() {
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
+    static thread_local std::mt19937_64 random{std::random_device{}()};
+    std::string id = "call_";
+    for (int i = 0; i < 24; i++)
+        id += letters[random() % 62];
+    return id;
+}
+
+// A call's name goes out whole, with its id, before its first argument: clients key on it.
+static void hand_out(host_parser &p, const common_chat_msg_diff &d, void (*fn)(void *, const host_piece *), void *arg) {
+    host_piece piece = {};
+    if (!d.reasoning_content_delta.empty()) {
+        piece.kind = host_piece::HOST_PIECE_REASONING;
+        piece.text = view(d.reasoning_content_delta);
+        fn(arg, &piece);
+    }
+    if (!d.content_delta.empty()) {
+        piece.kind = host_piece::HOST_PIECE_TEXT;
+        piece.text = view(d.content_delta);
+        fn(arg, &piece);
+    }
+    if (d.tool_call_index == std::string::npos)
+        return;
+    size_t i = d.tool_call_index;
+    piece.kind = host_piece::HOST_PIECE_TOOL;
+    piece.index = (uint32_t)i;
+    piece.text = view(d.tool_call_delta.arguments);
+    if (i < p.msg.tool_calls.size() && p.named.insert(i).second) {
+        piece.id = view(p.msg.tool_calls[i].id);
+        piece.name = view(p.msg.tool_calls[i].name);
+    }
+    if (piece.name.n || piece.text.n)
+        fn(arg, &piece);
+}
+
+td_err host_parser_feed(host_parser *p, td_str answer, bool partial, void (*fn)(void *, const host_piece *),
+                        void *arg) {
+    try {
+        common_chat_msg msg = common_chat_parse(str(answer), partial, p->turn->parse);
+        if (msg.empty())
+            return TD_OK;
+        if (partial)
+            // A name still growing is not handed out: the arguments' beginning shows that it is whole.
+            while (!msg.tool_calls.empty() && msg.tool_calls.back().arguments.empty() &&
+                   msg.tool_calls.size() > p->msg.tool_calls.size())
+                msg.tool_calls.pop_back();
+        msg.set_tool_call_ids(p->ids, new_call_id);
+        auto diffs = common_chat_msg_diff::compute_diffs(p->msg, msg);
+        p->msg = std::move(msg);
+        for (const auto &d : diffs)
+            hand_out(*p, d, fn, arg);
+        return TD_OK;
+    } catch (const std::exception &) {
+        return partial ? TD_OK : TD_ERR_UPSTREAM_GARBAGE;
+    }
+}
+
+bool host_parser_has_tools(const host_parser *p) {
+    return !p->msg.tool_calls.empty();
+}

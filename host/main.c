@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+// tandem-host: one local model as a guest process. Started by Tandem only: descriptor 3 is the control connection, 4
+// the model file, 5 and on one connection a worker. It loads the back ends, walls itself in, loads the model, then
+// serves. This file is the door: frames in, frames out; the engine (engine.c) decodes. The guest ends when the control
+// connection does, and by itself wherever it finds something it must not go on from.
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/time.h"
+#include "host/guest.h"
+#include "host/sandbox.h"
+
+enum { EXIT_SETUP = 70, EXIT_TEMPLATE = 71, EXIT_PROTOCOL = 72 };
+
+#define TEMPLATE_S_MAX 1         // processor time after which a template is taken for an endless loop
+#define SLACK_BYTES (2ull << 30) // address space beyond what the loaded model takes
+#define SMALL_PARAMS 50e6        // below it a second thread costs more than it brings
+#define OUT_BYTES_MAX (2ull * TD_HOST_FRAME_BYTES_MAX)
+
+static struct host_guest guest;
+static char last_error[160]; // what libllama said last
+
+// Only the kind of fault: a hostile file's own strings stay inside.
+static void on_log(enum ggml_log_level level, const char *text, void *arg) {
+    (void)arg;
+    if (level != GGML_LOG_LEVEL_ERROR)
+        return;
+    size_t n = 0;
+    for (; text[n] && n + 1 < sizeof last_error; n++)
+        last_error[n] = text[n] >= 32 && text[n] < 127 ? text[n] : ' ';
+    last_error[n] = 0;
+}
+
+// ---- connections
+
+bool host_send(struct host_guest *g, struct host_conn *c, const struct td_buf *frames) {
+    size_t sent = 0;
+    pthread_mutex_lock(&c->lock);
+    if (!c->broken && c->out.n == 0) {
+        ssize_t n = send(c->fd, frames->p, frames->n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n >= 0)
+            sent = (size_t)n;
+        else if (errno != EAGAIN && errno != EINTR)
+            c->broken = true;
+    }
+    if (!c->broken && sent < frames->n) {
+        if (td_buf_add(&c->out, frames->p + sent, frames->n - sent) != TD_OK)
+            c->broken = true;
+        uint64_t one = 1;
+        ssize_t put = write(g->wake_fd, &one, sizeof one);
+        (void)put; // a full eventfd is readable already
+    }
+    bool ok = !c->broken;
+    pthread_mutex_unlock(&c->lock);
+    return ok;
+}
+
+static bool send_error(struct host_guest *g, struct host_conn *c, enum td_frame_type type, uint32_t id,
+                       enum td_err code, const char *message) {
+    struct td_buf b;
+    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
+    bool ok = td_proto_put_error(&b, type, id, code, td_str_of(message)) == TD_OK && host_send(g, c, &b);
+    td_buf_finish(&b);
+    return ok;
+}
+
+static void flush(struct host_conn *c) {
+    pthread_mutex_lock(&c->lock);
+    ssize_t n = c->out.n ? send(c->fd, c->out.p, c->out.n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
+    if (n > 0)
+        td_buf_drop(&c->out, (size_t)n);
+    else if (n < 0 && errno != EAGAIN && errno != EINTR)
+        c->broken = true;
+    pthread_mutex_unlock(&c->lock);
+}
+
+// ---- requests
+
+static timer_t watchdog;
+
+static void on_watchdog(int sig) {
+    (void)sig;
+    _exit(EXIT_TEMPLATE);
+}
+
+static void arm_watchdog(bool on) {
+    struct itimerspec t = {.it_value = {.tv_sec = on ? TEMPLATE_S_MAX : 0}};
+    timer_settime(watchdog, 0, &t, NULL);
+}
+
+static void on_request(struct host_guest *g, struct host_conn *c, const struct td_frame *f) {
+    struct td_proto_request in;
+    struct host_request *r = NULL;
+    struct td_error e = {TD_OK, ""};
+    if (!td_proto_get_request(f->body, &in))
+        _exit(EXIT_PROTOCOL);
+    arm_watchdog(true);
+    enum td_err err = host_request_read(g, c, f->id, &in, &r, &e);
+    arm_watchdog(false);
+    if (err) {
+        send_error(g, c, TD_FRAME_ERROR, f->id, err, e.message);
+        return;
+    }
+    pthread_mutex_lock(&g->lock);
+    struct host_request **at = &g->requests;
+    while (*at)
+        at = &(*at)->next;
+    *at = r;
+    pthread_cond_signal(&g->work);
+    pthread_mutex_unlock(&g->lock);
+}
+
+// `id` 0 with cancel: all of this connection.
+static void on_flag(struct host_guest *g, struct host_conn *c, uint32_t id, uint32_t credits, bool cancel) {
+    pthread_mutex_lock(&g->lock);
+    for (struct host_request *r = g->requests; r; r = r->next) {
+        if (r->conn != c || (id && r->id != id))
+            continue;
+        if (cancel)
+            atomic_store(&r->cancelled, true);
+        else
+            atomic_fetch_add(&r->credits, credits);
+    }
+    pthread_cond_signal(&g->work);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static void on_frame(struct host_guest *g, struct host_conn *c, const struct td_frame *f) {
+    struct td_proto_reader r;
+    td_proto_read(&r, f->body);
+    uint32_t n;
+    switch (f->type) {
+    case TD_FRAME_REQUEST:
+        on_request(g, c, f);
+        return;
+    case TD_FRAME_CREDIT:
+        n = td_proto_get_u32(&r);
+        if (!td_proto_ok(&r) || n > TD_PROTO_CREDITS)
+            _exit(EXIT_PROTOCOL);
+        on_flag(g, c, f->id, n, false);
+        return;
+    case TD_FRAME_CANCEL:
+        on_flag(g, c, f->id, 0, true);
+        return;
+    default:
+        _exit(EXIT_PROTOCOL);
+    }
+}
+
+static void read_frames(struct host_guest *g, struct host_conn *c) {
+    char *to = td_buf_reserve(&c->in, 1 << 16);
+    ssize_t n = to ? recv(c->fd, to, 1 << 16, MSG_DONTWAIT) : -1;
+    if (n < 0 && to && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n <= 0) {
+        if (c == &g->conns[0])
+            _exit(0);
+        pthread_mutex_lock(&c->lock);
+        c->broken = true;
+        close(c->fd);
+        c->fd = -1;
+        pthread_mutex_unlock(&c->lock);
+        on_flag(g, c, 0, 0, true);
+        return;
+    }
+    td_buf_grew(&c->in, (size_t)n);
+    size_t at = 0, used = 1;
+    while (used) {
+        struct td_frame f;
+        if (td_proto_next(td_str_n(c->in.p + at, c->in.n - at), TD_HOST_FRAME_BYTES_MAX, &f, &used) != TD_OK ||
+            (used && c == &g->conns[0]))
+            _exit(EXIT_PROTOCOL);
+        if (used)
+            on_frame(g, c, &f);
+        at += used;
+    }
+    td_buf_drop(&c->in, at);
+}
+
+static void serve(struct host_guest *g) {
+    struct pollfd fds[HOST_CONNS_MAX + 1];
+    for (;;) {
+        for (uint32_t i = 0; i < g->conn_count; i++) {
+            pthread_mutex_lock(&g->conns[i].lock);
+            bool waiting = g->conns[i].out.n && !g->conns[i].broken;
+            fds[i] = (struct pollfd){g->conns[i].fd, (short)(POLLIN | (waiting ? POLLOUT : 0)), 0};
+            pthread_mutex_unlock(&g->conns[i].lock);
+        }
+        fds[g->conn_count] = (struct pollfd){g->wake_fd, POLLIN, 0};
+        if (poll(fds, g->conn_count + 1, -1) < 0)
+            continue;
+        uint64_t n;
+        if (fds[g->conn_count].revents && read(g->wake_fd, &n, sizeof n) < 0)
+            continue;
+        for (uint32_t i = 0; i < g->conn_count; i++) {
+            if (fds[i].revents & POLLOUT)
+                flush(&g->conns[i]);
+            if (fds[i].revents & (POLLIN | POLLHUP | POLLERR))
+                read_frames(g, &g->conns[i]);
+        }
+    }
+}
+
+// ---- start
+
+static void fail_start(enum td_err code, const char *message) {
+    struct host_conn *c = &guest.conns[0];
+    struct td_buf b;
+    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
+    if (td_proto_put_error(&b, TD_FRAME_FAILED, 0, code, td_str_of(message)) == TD_OK) {
+        ssize_t n = send(c->fd, b.p, b.n, MSG_NOSIGNAL);
+        (void)n; // the house sees the end in any case
+    }
+    _exit(EXIT_SETUP);
+}
+
+static void receive_setup(struct host_guest *g) {
+    static char bytes[TD_PROTO_CONTROL_BYTES_MAX]; // setup.name points into it
+    size_t have = 0, used = 0;
+    struct td_frame f;
+    while (!used) {
+        struct pollfd p = {HOST_FILE_CONTROL, POLLIN, 0};
+        ssize_t n = poll(&p, 1, -1) < 0 ? -1 : recv(HOST_FILE_CONTROL, bytes + have, sizeof bytes - have, 0);
+        if (n < 0 && (errno == EINTR || errno == EAGAIN))
+            continue;
+        if (n <= 0)
+            _exit(0);
+        have += (size_t)n;
+        if (td_proto_next(td_str_n(bytes, have), sizeof bytes - TD_PROTO_HEADER_BYTES, &f, &used) != TD_OK)
+            _exit(EXIT_PROTOCOL);
+    }
+    if (f.type != TD_FRAME_SETUP || !td_proto_get_setup(f.body, &g->setup) || used != have ||
+        g->setup.version != TD_PROTO_VERSION)
+        _exit(EXIT_PROTOCOL);
+    snprintf(g->name, sizeof g->name, "%.*s", TD_STR_ARG(g->setup.name));
+}
+
+// The back ends lie beside libggml (a private copy) or where libggml was told to look (a system's package).
+static void load_backends(void) {
+    Dl_info where;
+    char folder[4096];
+    if (dladdr((void *)(uintptr_t)ggml_backend_load_all, &where) && where.dli_fname) {
+        snprintf(folder, sizeof folder, "%s", where.dli_fname);
+        char *slash = strrchr(folder, '/');
+        if (slash)
+            *slash = 0;
+        ggml_backend_load_all_from_path(folder);
+    }
+    if (ggml_backend_dev_count() == 0)
+        ggml_backend_load_all();
+}
+
+static uint32_t physical_cores(void) {
+    uint32_t count = 0;
+    for (int i = 0; i < 1024; i++) {
+        char path[96], text[16] = "";
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", i);
+        FILE *f = fopen(path, "r");
+        if (!f)
+            break;
+        if (fgets(text, sizeof text, f) && atoi(text) == i)
+            count++;
+        fclose(f);
+    }
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    if (count == 0 || (online > 0 && count > (uint32_t)online))
+        count = online > 0 ? (uint32_t)online : 1;
+    return count;
+}
+
+static bool meta_says(const char *suffix, const char *value) {
+    char architecture[64], key[128], text[64];
+    if (llama_model_meta_val_str(guest.model, "general.architecture", architecture, sizeof architecture) < 0)
+        return false;
+    snprintf(key, sizeof key, "%s.%s", architecture, suffix);
+    return llama_model_meta_val_str(guest.model, key, text, sizeof text) >= 0 && (!value || !strcmp(text, value));
+}
+
+static uint32_t capabilities(struct host_guest *g) {
+    if (!g->context)
+        return TD_CAP_EMBEDDING;
+    uint32_t c = TD_CAP_COMPLETION | TD_CAP_EMBEDDING | TD_CAP_LOGPROBS | TD_CAP_CHOICES;
+    if (g->templates) {
+        c |= TD_CAP_CHAT | TD_CAP_JSON | TD_CAP_JSON_SCHEMA | TD_CAP_CONTINUE;
+        if (host_templates_tools(g->templates))
+            c |= TD_CAP_TOOLS;
+    }
+    if (llama_vocab_fim_pre(g->vocab) >= 0 && llama_vocab_fim_suf(g->vocab) >= 0 && llama_vocab_fim_mid(g->vocab) >= 0)
+        c |= TD_CAP_INFILL;
+    return c;
+}
+
+static bool on_progress(float done, void *arg) {
+    (void)done, (void)arg;
+    static uint64_t last;
+    uint64_t now = td_now_ns();
+    if (now - last < 250 * TD_MS_NS)
+        return true;
+    last = now;
+    struct td_buf b;
+    struct td_proto_writer w;
+    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
+    td_proto_begin(&w, &b, TD_FRAME_BEAT, 0);
+    td_proto_u32(&w, 0);
+    td_proto_u32(&w, 0);
+    td_proto_u64(&w, 0);
+    if (td_proto_end(&w) == TD_OK)
+        host_send(&guest, &guest.conns[0], &b);
+    td_buf_finish(&b);
+    return true;
+}
+
+static void load_model(struct host_guest *g, FILE *file, uint32_t cores) {
+    struct llama_model_params p = llama_model_default_params();
+    p.n_gpu_layers = (int32_t)g->setup.gpu_layers;
+    p.progress_callback = on_progress;
+    g->model = llama_model_load_from_file_ptr(file, p);
+    fclose(file);
+    if (!g->model) {
+        char message[240];
+        snprintf(message, sizeof message, "libllama cannot load this file: %s", last_error);
+        fail_start(TD_ERR_HOST_LOAD, message);
+    }
+    g->vocab = llama_model_get_vocab(g->model);
+    g->ready.params = llama_model_n_params(g->model);
+    g->ready.weights_bytes = llama_model_size(g->model);
+    g->ready.embedding_size = (uint32_t)llama_model_n_embd_out(g->model);
+    g->ready.threads = g->setup.threads ? g->setup.threads : (double)g->ready.params < SMALL_PARAMS ? 1 : cores;
+    uint32_t trained = (uint32_t)llama_model_n_ctx_train(g->model);
+    g->ready.context = g->setup.context && g->setup.context < trained ? g->setup.context : trained;
+}
+
+static void open_context(struct host_guest *g) {
+    g->ready.parallel = g->setup.parallel;
+    bool embeds_only = (meta_says("pooling_type", NULL) && !meta_says("pooling_type", "0")) ||
+                       meta_says("attention.causal", "false") || !llama_model_has_decoder(g->model);
+    if (embeds_only)
+        return;
+    if (llama_model_has_encoder(g->model))
+        fail_start(TD_ERR_HOST_LOAD, "encoder-decoder models are not supported");
+    struct llama_context_params p = llama_context_default_params();
+    p.n_ctx = g->ready.context * g->ready.parallel;
+    p.n_seq_max = g->ready.parallel;
+    p.n_batch = HOST_CHUNK_MAX + HOST_PARALLEL_MAX;
+    p.n_ubatch = HOST_CHUNK_MAX;
+    p.n_outputs_max = g->ready.parallel;
+    p.n_threads = p.n_threads_batch = (int32_t)g->ready.threads;
+    g->context = llama_init_from_model(g->model, p);
+    if (!g->context)
+        fail_start(TD_ERR_HOST_MEMORY, "no memory for the model's context");
+    if (llama_n_ctx_seq(g->context) < g->ready.context)
+        g->ready.context = llama_n_ctx_seq(g->context);
+    arm_watchdog(true);
+    g->templates = host_templates_create(g->model, &g->templates_error);
+    arm_watchdog(false);
+}
+
+// A template or a grammar that eats memory without end fails there instead of pushing the machine into swap.
+static void limit_memory(int statm) {
+    char text[64] = "";
+    if (pread(statm, text, sizeof text - 1, 0) <= 0)
+        return;
+    rlim_t bytes = (rlim_t)(strtoull(text, NULL, 10) * 4096 + SLACK_BYTES);
+    setrlimit(RLIMIT_AS, &(struct rlimit){bytes, bytes});
+}
+
+static void start(struct host_guest *g) {
+    uint64_t begin = td_now_ns();
+    struct td_error e = {TD_OK, ""};
+    receive_setup(g);
+    if (g->setup.parallel == 0 || g->setup.parallel > HOST_PARALLEL_MAX)
+        _exit(EXIT_PROTOCOL);
+    llama_log_set(on_log, NULL);
+    host_chat_quiet();
+    uint32_t cores = physical_cores();
+    FILE *file = fdopen(HOST_FILE_MODEL, "rb");
+    if (!file)
+        fail_start(TD_ERR_HOST_LOAD, "the model file was not handed over");
+    int statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+    tzset(); // templates may print the date; after this no file can be opened
+    load_backends();
+    if (host_sandbox_enter(&g->ready.sandbox, &e) != TD_OK)
+        fail_start(TD_ERR_HOST_LOAD, e.message);
+    load_model(g, file, cores);
+    open_context(g);
+    limit_memory(statm);
+    g->ready.version = TD_PROTO_VERSION;
+    g->ready.capabilities = capabilities(g);
+    g->ready.load_ms = (uint32_t)((td_now_ns() - begin) / TD_MS_NS);
+}
+
+int main(int argc, char **argv) {
+    struct host_guest *g = &guest;
+    int workers = argc == 3 && !strcmp(argv[1], "--workers") ? atoi(argv[2]) : 0;
+    if (workers < 1 || workers >= HOST_CONNS_MAX) {
+        fprintf(stderr, "tandem-host runs a model for Tandem, which starts it; it is of no use by itself.\n");
+        return 2;
+    }
+    g->conn_count = (uint32_t)workers + 1;
+    for (uint32_t i = 0; i < g->conn_count; i++) {
+        struct host_conn *c = &g->conns[i];
+        c->fd = i == 0 ? HOST_FILE_CONTROL : HOST_FILE_MODEL + (int)i;
+        pthread_mutex_init(&c->lock, NULL);
+        td_buf_init(&c->in, TD_HOST_FRAME_BYTES_MAX + (1u << 17));
+        td_buf_init(&c->out, OUT_BYTES_MAX);
+    }
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&g->work, &monotonic);
+    pthread_mutex_init(&g->lock, NULL);
+    g->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    signal(SIGALRM, on_watchdog);
+    if (g->wake_fd < 0 || timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &watchdog) != 0)
+        return EXIT_SETUP;
+    start(g);
+    pthread_t engine;
+    struct td_buf b;
+    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
+    if (pthread_create(&engine, NULL, host_engine_run, g) != 0 || td_proto_put_ready(&b, &g->ready) != TD_OK ||
+        !host_send(g, &g->conns[0], &b))
+        return EXIT_SETUP;
+    td_buf_finish(&b);
+    serve(g);
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The strict look at a GGUF file before a guest may load it: magic, version, counts, every string, array, dimension and
+// offset inside the file, no sum that overflows. It also learns what loading will take. Reads the header only, through
+// the descriptor that the guest will get, so what was checked is what is loaded. The format: GGUF versions 2 and 3 as
+// ggml documents it. Any thread.
+#ifndef TD_LOCAL_GGUF_H
+#define TD_LOCAL_GGUF_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct td_gguf {
+    uint64_t file_bytes, data_offset, tensor_bytes; // tensor_bytes: all weights
+    uint64_t elements;                              // parameters
+    uint32_t tensor_count, pair_count;
+    char architecture[64];
+    uint32_t context, layers, embedding, heads, feed_forward, vocabulary, key_length, value_length;
+    uint64_t kv_heads; // summed over the layers
+    bool chat_template, template_tools, infill, embeds_only;
+};
+// TD_ERR_HOST_LOAD with the reason, TD_ERR_IO.
+enum td_err td_gguf_check(int fd, struct td_gguf *out, struct td_error *e) TD_MUST_USE;
+// Weights, key-value memory of `parallel` requests of `context` tokens, compute buffers, the program itself.
+uint64_t td_gguf_memory(const struct td_gguf *g, uint32_t context, uint32_t parallel);
+
+#endif
