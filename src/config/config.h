@@ -58,10 +58,9 @@ struct td_config {
     enum td_connectivity connectivity;
     bool probes; // light probes tell when the network is back
     uint32_t probe_interval_ms;
-    uint64_t memory_bytes_max;   // all local models together; 0: half of what the machine has
-    uint32_t idle_unload_s;      // 0 never
-    uint32_t drain_ms;           // how long SIGTERM waits for running requests
-    struct td_str default_model; // what a request without a model asks for: "auto"
+    uint64_t memory_bytes_max; // all local models together; 0: half of what the machine has
+    uint32_t idle_unload_s;    // 0 never
+    uint32_t drain_ms;         // how long SIGTERM waits for running requests
     enum td_durability durability;
     uint32_t ledger_batch_ms;
     struct td_outbox_settings outbox;

@@ -58,7 +58,7 @@ bool td_config_model_exists(const struct td_config *c, struct td_str name) {
     if (td_str_is(name, "auto"))
         return true;
     if (td_str_starts(name, TD_STR("auto:")))
-        return td_prefer_of(td_str_n(name.p + 5, name.n - 5), &prefer);
+        return td_prefer_parse(td_str_n(name.p + 5, name.n - 5), &prefer);
     for (uint32_t i = 0; i < c->target_count; i++)
         if (td_str_eq(c->targets[i].name, name))
             return true;
@@ -268,7 +268,7 @@ static enum td_err check_whole(struct td_loader *l, const struct td_node *root) 
     }
     if (!c->target_count)
         return td_option_error(l, targets ? targets : root, "at least one target is needed");
-    if (model && !td_config_model_exists(c, c->default_model))
+    if (model && !td_config_model_exists(c, c->policy.default_model))
         return td_option_error(l, model, "default_model: expected auto, auto:preference or the name of a target");
     if (!c->listen.tls_cert.n != !c->listen.tls_key.n)
         return td_option_error(l, tls, "tls: cert and key belong together");

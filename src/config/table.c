@@ -5,11 +5,19 @@
 #include "privacy/content.h"
 #include "target/words.h"
 
+#define OF_tier td_tier_of
+#define OF_model_class td_model_class_of
+#define OF_connectivity td_connectivity_of
+#define OF_kind td_kind_of
+#define OF_class td_class_parse
+#define OF_prefer td_prefer_parse
+#define OF_mode td_mode_parse
+
 // Adapters: the words of an enum as the rows want them.
 #define WORD(name, type)                                                                                               \
     static bool word_##name(struct td_str s, uint32_t *v) {                                                            \
         type e;                                                                                                        \
-        if (!td_##name##_of(s, &e))                                                                                    \
+        if (!OF_##name(s, &e))                                                                                         \
             return false;                                                                                              \
         *v = (uint32_t)e;                                                                                              \
         return true;                                                                                                   \
@@ -17,7 +25,7 @@
 #define BITS(name, type)                                                                                               \
     static bool bit_##name(struct td_str s, uint32_t *v) {                                                             \
         type e;                                                                                                        \
-        if (!td_##name##_of(s, &e))                                                                                    \
+        if (!OF_##name(s, &e))                                                                                         \
             return false;                                                                                              \
         *v = 1u << (uint32_t)e;                                                                                        \
         return true;                                                                                                   \
@@ -50,7 +58,7 @@ static bool word_provider(struct td_str s, uint32_t *v) {
 }
 static bool word_mode(struct td_str s, uint32_t *v) {
     enum td_mode m = TD_MODE_DEFAULT;
-    if (!td_str_is(s, "auto") && !td_mode_of(s, &m))
+    if (!td_str_is(s, "auto") && !td_mode_parse(s, &m))
         return false;
     *v = m;
     return true;
@@ -543,6 +551,14 @@ static enum td_err read_default_on_cut(struct td_loader *l, const struct td_node
     return on_cut_of(l, node, &p->on_cut, &p->on_cut_min_quality);
 }
 
+static enum td_err read_hedge_share(struct td_loader *l, const struct td_node *node, void *base) {
+    static const struct td_option row = {"max_share", TD_OPT_NUMBER, 0, 0, 0.2, NULL, NULL};
+    double share = 0;
+    enum td_err err = td_option_value(l, node, &row, &share);
+    ((struct td_policy *)base)->hedge_ppm_max = (uint32_t)(share * 1e6 + 0.5);
+    return err;
+}
+
 #define P(field) offsetof(struct td_policy, field)
 static const struct td_option cascade_rows[] = {
     {"threshold", TD_OPT_NUMBER, P(cascade_threshold), 0, 1, "0.5", "confidence below which the next target is asked"},
@@ -551,7 +567,8 @@ static const struct td_option cascade_rows[] = {
     {NULL}};
 static const struct td_option hedge_rows[] = {
     {"paid", TD_OPT_BOOL, P(hedge_paid), 0, 0, "false", "also to targets that cost money"},
-    {"max_share", TD_OPT_NUMBER, P(hedge_share_max), 0, 0.2, "0.02", "of all calls"},
+    {"max_share", TD_OPT_CUSTOM, P(hedge_ppm_max), 0, 0, "0.02", "of all calls", "0 to 0.2", NULL, NULL, TD_SHAPE_ONE,
+     read_hedge_share},
     {"after_ms", TD_OPT_U32, P(hedge_after_ms), 0, 600000, "0", "0: the first target's own p95 to first token"},
     {NULL}};
 static const struct td_option default_rows[] = {
@@ -743,7 +760,8 @@ const struct td_option td_config_options[] = {
     {"models", TD_OPT_SECTION, 0, 0, 0, NULL, "local models", NULL, NULL, models_rows},
     {"targets", TD_OPT_CUSTOM, 0, 0, 0, NULL, "models and where they are reached", "a list of targets", NULL,
      target_rows, TD_SHAPE_LIST, read_targets},
-    {"default_model", TD_OPT_TEXT, F(default_model), 1, TD_NAME_BYTES_MAX, "auto", "for requests that name none"},
+    {"default_model", TD_OPT_TEXT, F(policy.default_model), 1, TD_NAME_BYTES_MAX, "auto",
+     "for requests that name none"},
     {"aliases", TD_OPT_CUSTOM, 0, 0, 0, NULL, "model names that clients send, and what they stand for",
      "a map of model names", NULL, NULL, TD_SHAPE_ONE, read_aliases},
     {"default_class", TD_OPT_WORD, F(policy.default_class), 0, 0, "internal", "of requests that nothing labelled",

@@ -92,9 +92,10 @@ struct td_policy {
     double cascade_threshold;
     uint32_t hold_tokens, hold_ms;
     bool hedge_paid;
-    double hedge_share_max;  // share of calls that may be hedged
+    uint32_t hedge_ppm_max;  // share of calls that may be hedged
     uint32_t hedge_after_ms; // 0: the target's own p95
     bool outbox;
+    struct td_str default_model; // what a request without a model asks for
     const struct td_target *targets;
     uint32_t target_count;
     const struct td_alias *aliases;

@@ -21,6 +21,7 @@
     X(DENIED, "denied", "a rule denies it")                                                                            \
     X(LOCAL_ONLY, "local-only", "a rule keeps this request on the device")                                             \
     X(CAPABILITY, "capability", "it cannot do what the request needs")                                                 \
+    X(OTHER_MODEL, "other-model", "embeddings of another model would not compare")                                     \
     X(CONTEXT, "context", "the input does not fit its context")                                                        \
     X(HEALTH, "health", "it is failing; its breaker is open")                                                          \
     X(NOT_READY, "not-ready", "it is not ready")                                                                       \

@@ -16,7 +16,7 @@ struct td_facts_input {
 };
 
 // Fills *out: wishes, tenant defaults, content rules and stickiness together make class and labels; no wish widens what
-// the tenant or the content says. Views point into `request` and `policy`. TD_ERR_NOMEM.
+// the tenant or the content says. Views point into `request`. TD_OK.
 enum td_err td_facts_make(const struct td_request *request, const struct td_policy *policy,
                           const struct td_facts_input *input, struct td_facts *out) TD_MUST_USE;
 // Estimated tokens of a text: bytes per token by script. Never 0 for a text that is not empty.

@@ -41,12 +41,6 @@ WORDS(provider, enum td_provider, {"llama", TD_PROVIDER_LLAMA}, {"openai", TD_PR
       {"tandem", TD_PROVIDER_TANDEM}, {"fake", TD_PROVIDER_FAKE})
 WORDS(model_class, enum td_model_class, {"small", TD_MODEL_SMALL}, {"medium", TD_MODEL_MEDIUM},
       {"large", TD_MODEL_LARGE}, {"reasoning", TD_MODEL_REASONING}, {"command", TD_MODEL_COMMAND})
-WORDS(class, enum td_class, {"public", TD_CLASS_PUBLIC}, {"internal", TD_CLASS_INTERNAL},
-      {"confidential", TD_CLASS_CONFIDENTIAL}, {"restricted", TD_CLASS_RESTRICTED})
-WORDS(prefer, enum td_prefer, {"balanced", TD_PREFER_BALANCED}, {"fast", TD_PREFER_FAST}, {"cheap", TD_PREFER_CHEAP},
-      {"quality", TD_PREFER_QUALITY}, {"private", TD_PREFER_PRIVATE})
-WORDS(mode, enum td_mode, {"single", TD_MODE_SINGLE}, {"fallback", TD_MODE_FALLBACK}, {"cascade", TD_MODE_CASCADE},
-      {"progressive", TD_MODE_PROGRESSIVE}, {"hedge", TD_MODE_HEDGE})
 WORDS(kind, enum td_kind, {"chat", TD_KIND_CHAT}, {"completion", TD_KIND_COMPLETION}, {"embedding", TD_KIND_EMBEDDING})
 WORDS(connectivity, enum td_connectivity, {"auto", TD_CONNECTIVITY_AUTO}, {"offline", TD_CONNECTIVITY_OFFLINE},
       {"metered", TD_CONNECTIVITY_METERED})

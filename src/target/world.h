@@ -22,7 +22,8 @@ struct td_target_state {
     int64_t budget_left_nusd;          // what budgets leave for this target now; INT64_MAX unlimited
     bool full;                         // its queue takes no attempt of the caller's priority
     bool probe_ok;                     // half open: this request may be the probe
-    uint32_t ramp_ppm;                 // share of requests it may take after a recovery; 1000000 all
+    uint32_t ramp_ppm;                 // share of requests it may take after a recovery; 0 and 1000000: all
+    uint32_t context;                  // tokens, learned from the loaded model; 0 unknown
     uint32_t capabilities_absent;      // enum td_capability bits that it was found not to have
 };
 

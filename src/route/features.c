@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "route/features.h"
+
+#include <stdlib.h>
+
+#include "privacy/content.h"
+
+#define CUE_WORDS_MAX 64u // of the last user message: what a request is about stands at its beginning
+
+// ---- tokens
+
+// Thousandths of a token per byte, fitted to what byte-pair vocabularies of the 50,000 to 200,000 kind do on prose
+// and code; a multi-byte character counts by its length.
+static uint32_t millitokens(unsigned char c) {
+    if (c >= 0x80)
+        return c < 0xc0 ? 0 : c < 0xe0 ? 450 : c < 0xf0 ? 850 : 1500;
+    if ((c >= 'a' && c <= 'z') || c == ' ')
+        return 215;
+    if (c >= 'A' && c <= 'Z')
+        return 300;
+    return c >= '0' && c <= '9' ? 400 : 450;
+}
+
+static uint64_t millitokens_of(struct td_str text) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < text.n; i++)
+        sum += millitokens((unsigned char)text.p[i]);
+    return sum;
+}
+
+static uint32_t whole(uint64_t milli) {
+    uint64_t v = (milli + 999) / 1000;
+    return v > UINT32_MAX ? UINT32_MAX : (uint32_t)v;
+}
+
+uint32_t td_tokens_estimate(struct td_str text) {
+    return whole(millitokens_of(text));
+}
+
+// ---- cues
+
+struct cue {
+    const char *word;
+    uint32_t features;
+};
+
+#define Q TD_FEATURE_QUESTION
+#define A TD_FEATURE_ANALYSIS
+#define W TD_FEATURE_CREATIVE
+#define C TD_FEATURE_CODE
+#define M TD_FEATURE_MATH
+#define F TD_FEATURE_FRESH
+
+// Sorted by byte. English, and the commonest of a few other languages; a learned classifier will know more.
+static const struct cue cues[] = {
+    {"algorithm", C},  {"analyse", A},      {"analyze", A},     {"api", C},         {"argue", A},     {"article", W},
+    {"biography", Q},  {"bug", C},          {"code", C},        {"compare", A},     {"compile", C},   {"concept", Q},
+    {"critique", A},   {"debug", C},        {"derivative", M},  {"derive", A | M},  {"describe", Q},  {"design", A},
+    {"difference", Q}, {"discuss", Q},      {"dlaczego", Q},    {"draft", W},       {"equation", M},  {"erkläre", Q},
+    {"essay", W},      {"evaluate", A},     {"explain", Q},     {"explica", Q},     {"explique", Q},  {"function", C},
+    {"haiku", W},      {"histoire", Q},     {"historia", Q},    {"history", Q},     {"implement", C}, {"integral", M},
+    {"javascript", C}, {"latest", F},       {"matrix", M},      {"meaning", Q},     {"napisz", W},    {"news", F},
+    {"opisz", Q},      {"opowiedz", Q},     {"paragraph", W},   {"philosophy", Q},  {"plan", A},      {"poem", W},
+    {"porównaj", A},   {"pourquoi", Q},     {"probability", M}, {"proof", M | A},   {"prove", M | A}, {"python", C},
+    {"reason", A},     {"recently", F},     {"refactor", C},    {"regex", C},       {"rewrite", W},   {"rust", C},
+    {"schreibe", W},   {"significance", Q}, {"solve", M},       {"sql", C},         {"story", W},     {"strategy", A},
+    {"summarise", W},  {"summarize", W},    {"summary", W},     {"theorem", M | A}, {"theory", Q},    {"today", F},
+    {"tonight", F},    {"translate", W},    {"typescript", C},  {"vergleiche", A},  {"warum", Q},     {"why", Q},
+    {"wyjaśnij", Q},   {"écris", W}};
+
+// At the beginning of the message.
+static const struct cue openings[] = {{"how did ", Q},      {"how do i ", Q},           {"how do you ", Q},
+                                      {"how do we ", Q},    {"how does ", Q},           {"tell me about ", Q},
+                                      {"tell me more ", Q}, {"tell me the history", Q}, {"who was ", Q},
+                                      {"who were ", Q},     {"what caused ", Q},        {"what was the ", Q},
+                                      {"what were ", Q},    {"what are the ", Q},       {"give me an overview", Q},
+                                      {"write ", W},        {"step by step", A},        {"was ist der unterschied", Q},
+                                      {"co to jest ", Q},   {"czym jest ", Q},          {"qu'est-ce ", Q}};
+#undef Q
+#undef A
+#undef W
+#undef C
+#undef M
+#undef F
+
+static unsigned char lower(unsigned char c) {
+    return c >= 'A' && c <= 'Z' ? (unsigned char)(c + 32) : c;
+}
+
+static uint32_t cue_of(const char *word, size_t n) {
+    size_t from = 0, to = sizeof cues / sizeof cues[0];
+    while (from < to) {
+        size_t mid = (from + to) / 2;
+        int c = strncmp(cues[mid].word, word, n);
+        if (c == 0)
+            c = cues[mid].word[n] != 0;
+        if (c == 0)
+            return cues[mid].features;
+        if (c < 0)
+            from = mid + 1;
+        else
+            to = mid;
+    }
+    return 0;
+}
+
+static bool in_word(unsigned char c) {
+    return c >= 0x80 || c == '\'' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+// Shape of the last user message: cues, number of words, digits beside operators, marks of code.
+static uint32_t shape_of(struct td_str s, uint32_t *words) {
+    char word[24], opening[32] = {0};
+    size_t n = 0, digits = 0, operators = 0, marks = 0;
+    uint32_t features = 0;
+    s = td_str_trim(s);
+    for (size_t i = 0; i < s.n && i < sizeof opening - 1; i++)
+        opening[i] = (char)lower((unsigned char)s.p[i]);
+    for (size_t i = 0; i < sizeof openings / sizeof openings[0]; i++)
+        if (strncmp(opening, openings[i].word, strlen(openings[i].word)) == 0)
+            features |= openings[i].features;
+    for (size_t i = 0; i <= s.n; i++) {
+        unsigned char c = i < s.n ? (unsigned char)s.p[i] : ' ';
+        if (in_word(c)) {
+            if (n < sizeof word)
+                word[n] = (char)lower(c);
+            n++;
+            digits += c >= '0' && c <= '9';
+            continue;
+        }
+        if (n > 0 && ++*words <= CUE_WORDS_MAX && n <= sizeof word)
+            features |= cue_of(word, n);
+        n = 0;
+        operators += c == '+' || c == '*' || c == '/' || c == '=' || c == '^' || c == '%';
+        marks += c == '{' || c == '}' || c == ';' || c == '=' || c == '`';
+    }
+    if (marks >= 6 || (s.n >= 3 && memmem(s.p, s.n, "```", 3)))
+        features |= TD_FEATURE_CODE;
+    if (digits >= 2 && operators >= 1 && !(features & TD_FEATURE_CODE))
+        features |= TD_FEATURE_MATH;
+    return features;
+}
+
+// ---- the whole request
+
+struct counter {
+    const struct td_content_rules *rules;
+    uint32_t labels;
+    uint64_t milli;
+};
+
+static void count_json(struct counter *c, td_json *v, bool tokens) {
+    size_t i, max;
+    td_json *key, *item;
+    if (yyjson_is_str(v)) {
+        struct td_str s = td_json_str(v);
+        if (tokens)
+            c->milli += millitokens_of(s) + 500;
+        else
+            c->labels |= td_content_scan(c->rules, s);
+    } else if (yyjson_is_arr(v)) {
+        yyjson_arr_foreach(v, i, max, item) count_json(c, item, tokens);
+    } else if (yyjson_is_obj(v)) {
+        yyjson_obj_foreach(v, i, max, key, item) {
+            count_json(c, key, tokens);
+            count_json(c, item, tokens);
+        }
+    } else if (tokens) {
+        c->milli += 1000;
+    }
+}
+
+static void count_text(struct counter *c, struct td_str text, bool scan) {
+    c->milli += millitokens_of(text);
+    if (scan)
+        c->labels |= td_content_scan(c->rules, text);
+}
+
+#define IMAGE_MILLITOKENS 1000000u // about what providers charge for one in middle resolution
+
+static void count_messages(struct counter *c, const struct td_request *r, bool scan) {
+    for (uint32_t i = 0; i < r->message_count; i++) {
+        const struct td_message *m = &r->messages[i];
+        c->milli += 4000; // role and separators
+        for (uint32_t k = 0; k < m->part_count; k++) {
+            if (m->parts[k].type == TD_PART_TEXT || m->parts[k].type == TD_PART_REFUSAL)
+                count_text(c, m->parts[k].text, scan);
+            else
+                c->milli += IMAGE_MILLITOKENS;
+        }
+        for (uint32_t k = 0; k < m->tool_call_count; k++) {
+            count_text(c, m->tool_calls[k].name, scan);
+            count_text(c, m->tool_calls[k].arguments, scan);
+        }
+    }
+    for (uint32_t i = 0; i < r->tool_count; i++)
+        count_json(c, r->tools[i].raw, true);
+    count_text(c, r->prompt, scan);
+    count_text(c, r->suffix, scan);
+    for (uint32_t i = 0; i < r->input_count; i++)
+        count_text(c, r->inputs[i], scan);
+}
+
+static struct td_str last_user_text(const struct td_request *r, struct td_facts *f) {
+    struct td_str last = r->prompt;
+    for (uint32_t i = 0; i < r->message_count; i++) {
+        const struct td_message *m = &r->messages[i];
+        if (m->role == TD_ROLE_ASSISTANT)
+            f->features |= TD_FEATURE_MULTI_TURN;
+        if (m->role != TD_ROLE_USER)
+            continue;
+        f->turns++;
+        for (uint32_t k = 0; k < m->part_count; k++)
+            if (m->parts[k].type == TD_PART_TEXT)
+                last = m->parts[k].text;
+    }
+    return last;
+}
+
+static uint32_t difficulty_of(const struct td_facts *f) {
+    uint32_t d = 100000;
+    d += f->features & TD_FEATURE_QUESTION ? 250000 : 0;
+    d += f->features & TD_FEATURE_ANALYSIS ? 300000 : 0;
+    d += f->features & TD_FEATURE_CODE ? 250000 : 0;
+    d += f->features & TD_FEATURE_MATH && f->words > 20 ? 200000 : 0;
+    d += f->features & TD_FEATURE_CREATIVE ? 200000 : 0;
+    d += f->features & TD_FEATURE_MULTI_TURN ? 50000 : 0;
+    d += f->words > 30 ? 100000 : 0;
+    d += f->words > 120 ? 100000 : 0;
+    d += f->input_tokens > 1500 ? 100000 : 0;
+    d += f->input_tokens > 6000 ? 150000 : 0;
+    return d > 1000000 ? 1000000 : d;
+}
+
+static uint32_t output_of(const struct td_facts *f) {
+    uint32_t tokens = 250;
+    if (f->kind == TD_KIND_EMBEDDING)
+        return 0;
+    if (f->kind == TD_KIND_COMPLETION)
+        tokens = 120;
+    else if (f->features & (TD_FEATURE_CODE | TD_FEATURE_CREATIVE | TD_FEATURE_ANALYSIS))
+        tokens = 800;
+    else if (f->features & TD_FEATURE_QUESTION)
+        tokens = 400;
+    else if (f->words <= 20)
+        tokens = 60;
+    return f->max_tokens && f->max_tokens < tokens ? f->max_tokens : tokens;
+}
+
+static void take_wishes(const struct td_wishes *w, const struct td_policy *p, struct td_facts *f) {
+    f->prefer = w->prefer;
+    f->mode = w->mode;
+    f->revisions = w->revisions;
+    f->fresh = w->fresh;
+    f->queue = w->queue;
+    f->batch = td_str_is(w->priority, "batch");
+    f->residency = w->residency;
+    f->deadline_ms = w->deadline_ms;
+    f->max_cost_nusd = w->max_cost_nusd;
+    f->refine_after_ms = w->refine_after_ms;
+    f->data_class = w->data_class;
+    for (uint32_t i = 0; i < w->label_count; i++)
+        f->labels |= td_policy_label(p, w->labels[i]);
+}
+
+enum td_err td_facts_make(const struct td_request *r, const struct td_policy *p, const struct td_facts_input *in,
+                          struct td_facts *f) {
+    struct counter c = {.rules = p->content};
+    const struct td_tenant *tenant = in->tenant.n ? td_policy_tenant(p, in->tenant) : NULL;
+    memset(f, 0, sizeof *f);
+    f->kind = r->kind;
+    f->model = r->model;
+    f->tenant = in->tenant;
+    f->tiers_allowed = in->tiers_allowed;
+    f->capabilities = r->capabilities;
+    f->stream = r->stream;
+    f->has_tools = r->tool_count > 0;
+    f->max_tokens = r->max_tokens;
+    f->text_bytes = r->text_bytes;
+    f->choices = r->n ? r->n : 1;
+    f->budget_left_nusd = in->budget_left_nusd;
+    f->draw = in->draw;
+    take_wishes(&r->wishes, p, f);
+    f->batch = f->batch || (tenant && tenant->batch);
+
+    // Labels are looked for in every string of the body, also in fields nobody knows.
+    if (p->content && r->root)
+        count_json(&c, r->root, false);
+    count_messages(&c, r, p->content && !r->root);
+    f->labels |= c.labels | in->sticky_labels;
+    if (in->sticky_class > f->data_class)
+        f->data_class = in->sticky_class;
+    f->data_class = td_policy_class_raise(p, f->data_class, f->labels);
+
+    f->input_tokens = whole(c.milli);
+    f->features |= shape_of(last_user_text(r, f), &f->words);
+    if (f->input_tokens > 3000 || f->max_tokens > 2000)
+        f->features |= TD_FEATURE_LONG;
+    if (f->fresh)
+        f->features |= TD_FEATURE_FRESH;
+    if (f->words && f->words <= 20 &&
+        !(f->features & (TD_FEATURE_QUESTION | TD_FEATURE_CODE | TD_FEATURE_CREATIVE | TD_FEATURE_ANALYSIS)))
+        f->features |= TD_FEATURE_COMMAND;
+    f->conversation = r->wishes.conversation.n > 0 || f->features & TD_FEATURE_MULTI_TURN;
+    f->difficulty_ppm = difficulty_of(f);
+    f->output_tokens = output_of(f);
+    return TD_OK;
+}
