@@ -22,6 +22,8 @@ struct td_attempt_spec {
     const char *idempotency_key; // NULL none
     uint64_t deadline_ns;        // monotonic, absolute; 0 none
     bool want_tokens;            // hand up probabilities (cascade, logprobs)
+    bool raw;                    // remote: events carry the provider's own chunk (client and provider speak the same)
+    uint32_t choices;            // asked for; 0 counts as 1
     uint32_t priority;           // 0 interactive, 1 batch
     void (*on_event)(void *user, const struct td_event *event);
     void *user;

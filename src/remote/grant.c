@@ -64,7 +64,7 @@ static void compute_seal(unsigned char out[TD_GRANT_MAC_BYTES], const struct td_
 }
 
 static bool wants_target(enum td_grant_kind kind) {
-    return kind == TD_GRANT_INFERENCE || kind == TD_GRANT_PROBE || kind == TD_GRANT_SYNC;
+    return kind == TD_GRANT_INFERENCE || kind == TD_GRANT_PROBE;
 }
 
 static bool terms_hold(const struct td_grant_terms *t) {

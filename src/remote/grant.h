@@ -29,7 +29,7 @@ struct td_egress_check {
     uint64_t policy_version;  // the policy in force that allowed it; 0 is refused
 };
 
-// What a grant is for. `target` for inference, sync and probes; `url` for the rest (exactly one of the two).
+// What a grant is for. `target` for inference and probes; `url` for the rest (exactly one of the two).
 struct td_grant_terms {
     enum td_grant_kind kind;
     const struct td_target *target;
