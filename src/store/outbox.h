@@ -2,7 +2,8 @@
 // The outbox: requests kept durably for a better answer later, the events that tell their clients of it, the answer a
 // conversation goes on from, and final answers for GET /v1/tandem/exchanges/{id}. Bounded in entries and bytes; texts
 // are sealed at rest with a key of the data directory. Every change is one transaction; its ack says it is durable.
-// `ack` NULL: the call itself waits (milliseconds: not from a worker's loop).
+// `ack` NULL: the call itself waits (milliseconds: not from a worker's loop). Callbacks of queries must not call the
+// store; their views live during the call.
 //
 //   queued ──► answered_locally ──► intent_sent ──► answered_by_cloud ──► reconciled
 //      └──────────────────────────────►┘ │ └─► (failed: back to where it came from, attempts + 1)
@@ -19,7 +20,7 @@
 
 #define TD_OUTBOX_ENTRY_BYTES_MAX (40u << 20) // a request's body at its cap and what goes with it
 
-// X(NAME, "stable-word", TERMINAL)
+// X(NAME, "stable-word", TERMINAL); the order is kept on disk: new ones go to the end.
 #define TD_OUTBOX_STATE_LIST(X)                                                                                        \
     X(QUEUED, "queued", 0)                                                                                             \
     X(ANSWERED_LOCALLY, "answered_locally", 0)                                                                         \
@@ -101,7 +102,7 @@ enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struc
 enum td_err td_outbox_retry(struct td_store *store, struct td_str id, int64_t now_ms, int64_t expires_ms,
                             struct td_error *e) TD_MUST_USE;
 // Moves what waits past its expiry to EXPIRED (with an event) and removes finished entries, events and answers older
-// than `keep_ms`. At most `limit` entries a call; *done gets how many.
+// than `keep_ms`. At most `limit` of each kind a call.
 enum td_err td_outbox_sweep(struct td_store *store, int64_t now_ms, int64_t keep_ms, uint32_t limit,
                             const struct td_ack *ack, struct td_error *e) TD_MUST_USE;
 

@@ -1,0 +1,779 @@
+// SPDX-License-Identifier: Apache-2.0
+// Texts are sealed on the caller's thread, before the operation goes to the writer; the writer moves bytes only.
+#include "store/outbox.h"
+
+#include <stdio.h>
+
+#include "base/time.h"
+#include "store/inner.h"
+#include "store/seal.h"
+
+#define OP_BYTES_MAX (2u * TD_OUTBOX_ENTRY_BYTES_MAX + (1u << 20)) // an operation's texts, plain copies and sealed
+
+const char *td_outbox_state_word(enum td_outbox_state state) {
+    static const char *const words[] = {
+#define X(name, word, terminal) word,
+        TD_OUTBOX_STATE_LIST(X)
+#undef X
+    };
+    return state < TD_OUTBOX_STATE_COUNT ? words[state] : "";
+}
+
+bool td_outbox_move_is_legal(enum td_outbox_state from, enum td_outbox_state to) {
+#define TO(name) (1u << TD_OUTBOX_##name)
+    static const unsigned arrows[TD_OUTBOX_STATE_COUNT] = {
+        [TD_OUTBOX_QUEUED] = TO(ANSWERED_LOCALLY) | TO(INTENT_SENT) | TO(EXPIRED) | TO(REJECTED) | TO(DROPPED),
+        [TD_OUTBOX_ANSWERED_LOCALLY] = TO(INTENT_SENT) | TO(EXPIRED) | TO(REJECTED) | TO(DROPPED),
+        [TD_OUTBOX_INTENT_SENT] =
+            TO(ANSWERED_BY_CLOUD) | TO(QUEUED) | TO(ANSWERED_LOCALLY) | TO(EXPIRED) | TO(REJECTED) | TO(DROPPED),
+        [TD_OUTBOX_ANSWERED_BY_CLOUD] = TO(RECONCILED) | TO(DROPPED),
+        [TD_OUTBOX_EXPIRED] = TO(QUEUED) | TO(ANSWERED_LOCALLY) | TO(DROPPED),
+        [TD_OUTBOX_REJECTED] = TO(QUEUED) | TO(ANSWERED_LOCALLY) | TO(DROPPED),
+    };
+#undef TO
+    return from < TD_OUTBOX_STATE_COUNT && to < TD_OUTBOX_STATE_COUNT && (arrows[from] >> to & 1);
+}
+
+// ---- texts ----
+
+// What a sealed text is bound to: no text can stand in for another's.
+static struct td_str bound_to(char out[160], const char *what, struct td_str id) {
+    int n = snprintf(out, 160, "%s/%.*s", what, (int)(id.n < 128 ? id.n : 128), id.p ? id.p : "");
+    return td_str_n(out, (size_t)n);
+}
+
+// {NULL, 0} for an empty text; false without memory.
+static bool seal_into(struct td_store *store, struct td_arena *arena, const char *what, struct td_str id,
+                      struct td_str text, struct td_str *out) {
+    char bound[160];
+    struct td_buf sealed;
+    *out = TD_STR_NONE;
+    if (text.n == 0)
+        return true;
+    td_buf_init(&sealed, text.n + TD_SEAL_OVERHEAD_BYTES);
+    if (td_seal(store->seal_key, bound_to(bound, what, id), text, &sealed) == TD_OK)
+        *out = td_arena_str(arena, td_buf_str(&sealed));
+    td_buf_finish(&sealed);
+    return out->p != NULL;
+}
+
+static enum td_err open_text(struct td_store *store, const char *what, struct td_str id, struct td_str sealed,
+                             struct td_buf *buf, struct td_str *out, struct td_error *e) {
+    char bound[160];
+    td_buf_init(buf, TD_OUTBOX_ENTRY_BYTES_MAX + TD_SEAL_OVERHEAD_BYTES);
+    if (sealed.n == 0)
+        return TD_OK;
+    enum td_err err = td_unseal(store->seal_key, bound_to(bound, what, id), sealed, buf);
+    *out = td_buf_str(buf);
+    return err == TD_OK ? TD_OK : td_error_set(e, err, "while opening a sealed text of the outbox");
+}
+
+static bool keep(struct td_arena *arena, struct td_str *s) {
+    *s = td_arena_str(arena, *s);
+    return s->p != NULL;
+}
+
+static enum td_err no_memory(struct td_op *op, struct td_error *e) {
+    td_op_destroy(op);
+    return td_error_set(e, TD_ERR_NOMEM, "while writing to the outbox");
+}
+
+// ---- adding ----
+
+static enum td_err check_room(struct td_store *store, struct td_db *db, uint64_t bytes, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "SELECT count(*),total(bytes) FROM outbox");
+    if (!s || sqlite3_step(s) != SQLITE_ROW)
+        return td_db_fail(db, "measuring the outbox", e);
+    uint64_t entries = (uint64_t)sqlite3_column_int64(s, 0), kept = (uint64_t)sqlite3_column_int64(s, 1);
+    sqlite3_reset(s);
+    if (entries >= store->options.outbox_entries_max || kept + bytes > store->options.outbox_bytes_max)
+        return td_error_set(e, TD_ERR_OVERLOAD, "the outbox is full (%llu entries, %llu bytes)",
+                            (unsigned long long)entries, (unsigned long long)kept);
+    return TD_OK;
+}
+
+static void bind_answer(sqlite3_stmt *s, int at, const struct td_outbox_answer *a) {
+    td_db_bind_str(s, at, a->target);
+    td_db_bind_str(s, at + 1, a->model);
+    sqlite3_bind_double(s, at + 2, a->quality);
+    td_db_bind_int(s, at + 3, a->wall_ms);
+}
+
+static enum td_err run_add(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
+    const struct td_outbox_entry *x = arg;
+    enum td_err err = check_room(store, db, x->bytes, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s = td_db_statement(
+        db, "INSERT INTO outbox(id,tenant,conversation,state,priority,created_ms,expires_ms,next_try_ms,changed_ms,"
+            "attempts,policy_version,data_class,labels,residency,reconcile,idempotency_key,local_target,local_model,"
+            "local_quality,local_ms,cloud_target,cloud_model,cloud_quality,cloud_ms,accepted,verdict,last_error,bytes,"
+            "request,context,local_body) VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,0,?10,?11,?12,?13,?14,?15,?16,?17,?18,?19,"
+            "'','',0,0,0,'','',?20,?21,?22,?23) ON CONFLICT(id) DO NOTHING");
+    if (s) {
+        td_db_bind_str(s, 1, x->id);
+        td_db_bind_str(s, 2, x->tenant);
+        td_db_bind_str(s, 3, x->conversation);
+        td_db_bind_int(s, 4, x->state);
+        td_db_bind_int(s, 5, x->priority);
+        td_db_bind_int(s, 6, x->created_ms);
+        td_db_bind_int(s, 7, x->expires_ms);
+        td_db_bind_int(s, 8, x->next_try_ms);
+        td_db_bind_int(s, 9, x->changed_ms);
+        td_db_bind_int(s, 10, (int64_t)x->policy_version);
+        td_db_bind_int(s, 11, x->data_class);
+        td_db_bind_int(s, 12, x->labels);
+        td_db_bind_str(s, 13, x->residency);
+        td_db_bind_str(s, 14, x->reconcile);
+        td_db_bind_str(s, 15, x->idempotency_key);
+        bind_answer(s, 16, &x->local);
+        td_db_bind_int(s, 20, (int64_t)x->bytes);
+        td_db_bind_blob(s, 21, x->request);
+        td_db_bind_blob(s, 22, x->context);
+        td_db_bind_blob(s, 23, x->local.body);
+    }
+    err = td_db_done(db, s, "adding to the outbox", e);
+    if (err == TD_OK && td_db_changes(db) == 0)
+        err = td_error_set(e, TD_ERR_USAGE, "this exchange is in the outbox already");
+    return err;
+}
+
+static bool copy_entry(struct td_store *store, struct td_op *op, const struct td_outbox_entry *from) {
+    struct td_outbox_entry *x = op->arg;
+    struct td_arena *a = &op->arena;
+    char fresh[27];
+    td_id_new(fresh);
+    *x = *from;
+    x->bytes = from->request.n + from->context.n + from->local.body.n;
+    x->changed_ms = td_wall_ms();
+    if (x->idempotency_key.n == 0)
+        x->idempotency_key = td_str_of(fresh);
+    return seal_into(store, a, "request", from->id, from->request, &x->request) &&
+           seal_into(store, a, "context", from->id, from->context, &x->context) &&
+           seal_into(store, a, "local", from->id, from->local.body, &x->local.body) && keep(a, &x->id) &&
+           keep(a, &x->tenant) && keep(a, &x->conversation) && keep(a, &x->residency) && keep(a, &x->reconcile) &&
+           keep(a, &x->idempotency_key) && keep(a, &x->local.target) && keep(a, &x->local.model);
+}
+
+enum td_err td_outbox_add(struct td_store *store, const struct td_outbox_entry *entry, const struct td_ack *ack,
+                          struct td_error *e) {
+    bool answered = entry->state == TD_OUTBOX_ANSWERED_LOCALLY;
+    if (entry->id.n == 0 || entry->id.n > TD_NAME_BYTES_MAX || entry->request.n == 0)
+        return td_error_set(e, TD_ERR_USAGE, "an outbox entry needs an id and a request");
+    if ((!answered && entry->state != TD_OUTBOX_QUEUED) || answered != (entry->local.body.n > 0))
+        return td_error_set(e, TD_ERR_USAGE, "an outbox entry begins queued, or answered_locally with its answer");
+    if (entry->request.n + entry->context.n + entry->local.body.n > TD_OUTBOX_ENTRY_BYTES_MAX)
+        return td_error_set(e, TD_ERR_LIMIT, "the request is too large for the outbox");
+    struct td_op *op = td_op_create(sizeof *entry, OP_BYTES_MAX);
+    if (!op || !copy_entry(store, op, entry))
+        return no_memory(op, e);
+    op->run = run_add;
+    return td_op_submit(store, op, ack, e);
+}
+
+// ---- moving ----
+
+struct move {
+    struct td_str id;
+    struct td_outbox_move m; // its pointers are not used; these are:
+    struct td_outbox_answer local, cloud;
+    struct td_outbox_event event;
+    uint64_t bytes;
+    int64_t wall_ms;
+};
+
+struct found {
+    enum td_outbox_state state;
+    bool has_local, has_cloud;
+    struct td_str tenant, conversation; // of the statement: reset it after use
+    sqlite3_stmt *statement;
+};
+
+static enum td_err find_entry(struct td_db *db, struct td_str id, struct found *f, struct td_error *e) {
+    sqlite3_stmt *s =
+        td_db_statement(db, "SELECT state,local_body IS NOT NULL,cloud_body IS NOT NULL,tenant,conversation"
+                            " FROM outbox WHERE id=?1");
+    if (!s)
+        return td_db_fail(db, "reading the outbox", e);
+    td_db_bind_str(s, 1, id);
+    int rc = sqlite3_step(s);
+    if (rc == SQLITE_ROW) {
+        *f = (struct found){(enum td_outbox_state)sqlite3_column_int(s, 0),
+                            sqlite3_column_int(s, 1) != 0,
+                            sqlite3_column_int(s, 2) != 0,
+                            td_db_str(s, 3),
+                            td_db_str(s, 4),
+                            s};
+        return TD_OK;
+    }
+    enum td_err err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no such entry in the outbox")
+                                        : td_db_fail(db, "reading the outbox", e);
+    sqlite3_reset(s);
+    return err;
+}
+
+static enum td_err check_move(const struct found *f, const struct move *v, struct td_error *e) {
+    bool local = f->has_local || v->local.body.n, cloud = f->has_cloud || v->cloud.body.n;
+    if (f->state != v->m.from)
+        return td_error_set(e, TD_ERR_USAGE, "the entry is %s, not %s", td_outbox_state_word(f->state),
+                            td_outbox_state_word(v->m.from));
+    if (!td_outbox_move_is_legal(v->m.from, v->m.to))
+        return td_error_set(e, TD_ERR_USAGE, "an entry cannot go from %s to %s", td_outbox_state_word(v->m.from),
+                            td_outbox_state_word(v->m.to));
+    if ((v->m.to == TD_OUTBOX_ANSWERED_LOCALLY && !local) || (v->m.to == TD_OUTBOX_QUEUED && local) ||
+        (v->m.to == TD_OUTBOX_ANSWERED_BY_CLOUD && !cloud))
+        return td_error_set(e, TD_ERR_USAGE, "the state %s does not fit the answers there are",
+                            td_outbox_state_word(v->m.to));
+    if (v->m.to == TD_OUTBOX_RECONCILED &&
+        !((v->m.accepted == TD_ACCEPTED_LOCAL && local) || (v->m.accepted == TD_ACCEPTED_CLOUD && cloud)))
+        return td_error_set(e, TD_ERR_USAGE, "reconciling needs an accepted answer that is there");
+    return TD_OK;
+}
+
+static enum td_err put_state(struct td_db *db, const struct move *v, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(
+        db, "UPDATE outbox SET state=?2,changed_ms=?3,attempts=attempts+?4,"
+            "next_try_ms=CASE WHEN ?5>0 THEN ?5 ELSE next_try_ms END,accepted=CASE WHEN ?6>0 THEN ?6 ELSE accepted END,"
+            "verdict=CASE WHEN ?7<>'' THEN ?7 ELSE verdict END,last_error=CASE WHEN ?8<>'' THEN ?8 ELSE last_error END,"
+            "bytes=bytes+?9 WHERE id=?1");
+    if (s) {
+        td_db_bind_str(s, 1, v->id);
+        td_db_bind_int(s, 2, v->m.to);
+        td_db_bind_int(s, 3, v->wall_ms);
+        td_db_bind_int(s, 4, v->m.attempted);
+        td_db_bind_int(s, 5, v->m.next_try_ms);
+        td_db_bind_int(s, 6, v->m.accepted);
+        td_db_bind_str(s, 7, v->m.verdict);
+        td_db_bind_str(s, 8, td_str_of(td_err_code(v->m.error)));
+        td_db_bind_int(s, 9, (int64_t)v->bytes);
+    }
+    return td_db_done(db, s, "moving an outbox entry", e);
+}
+
+static enum td_err put_answer(struct td_db *db, const char *sql, struct td_str id, const struct td_outbox_answer *a,
+                              struct td_error *e) {
+    if (a->body.n == 0)
+        return TD_OK;
+    sqlite3_stmt *s = td_db_statement(db, sql);
+    if (s) {
+        td_db_bind_str(s, 1, id);
+        bind_answer(s, 2, a);
+        td_db_bind_blob(s, 6, a->body);
+    }
+    return td_db_done(db, s, "keeping an answer", e);
+}
+
+static enum td_err point_conversation(struct td_db *db, const struct move *v, const struct found *f,
+                                      struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "INSERT OR REPLACE INTO conversations(tenant,conversation,exchange,accepted,"
+                                          "wall_ms) VALUES(?1,?2,?3,?4,?5)");
+    if (s) {
+        td_db_bind_str(s, 1, f->tenant);
+        td_db_bind_str(s, 2, f->conversation);
+        td_db_bind_str(s, 3, v->id);
+        td_db_bind_int(s, 4, v->m.accepted);
+        td_db_bind_int(s, 5, v->wall_ms);
+    }
+    return td_db_done(db, s, "pointing the conversation", e);
+}
+
+// `data` sealed already.
+static enum td_err put_event(struct td_db *db, struct td_str tenant, struct td_str exchange, struct td_str type,
+                             struct td_str data, int64_t wall_ms, struct td_error *e) {
+    sqlite3_stmt *s =
+        td_db_statement(db, "INSERT INTO events(tenant,exchange,type,data,wall_ms) VALUES(?1,?2,?3,?4,?5)");
+    if (s) {
+        td_db_bind_str(s, 1, tenant);
+        td_db_bind_str(s, 2, exchange);
+        td_db_bind_str(s, 3, type);
+        td_db_bind_blob(s, 4, data);
+        td_db_bind_int(s, 5, wall_ms);
+    }
+    return td_db_done(db, s, "writing an event", e);
+}
+
+static enum td_err run_move(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
+    const struct move *v = arg;
+    struct found f;
+    (void)store;
+    enum td_err err = find_entry(db, v->id, &f, e);
+    if (err != TD_OK)
+        return err;
+    err = check_move(&f, v, e);
+    if (err == TD_OK)
+        err = put_state(db, v, e);
+    if (err == TD_OK)
+        err = put_answer(db,
+                         "UPDATE outbox SET local_target=?2,local_model=?3,local_quality=?4,local_ms=?5,"
+                         "local_body=?6 WHERE id=?1",
+                         v->id, &v->local, e);
+    if (err == TD_OK)
+        err = put_answer(db,
+                         "UPDATE outbox SET cloud_target=?2,cloud_model=?3,cloud_quality=?4,cloud_ms=?5,"
+                         "cloud_body=?6 WHERE id=?1",
+                         v->id, &v->cloud, e);
+    if (err == TD_OK && v->m.to == TD_OUTBOX_RECONCILED && f.conversation.n)
+        err = point_conversation(db, v, &f, e);
+    if (err == TD_OK && v->event.type.n)
+        err = put_event(db, f.tenant, v->id, v->event.type, v->event.data, v->wall_ms, e);
+    sqlite3_reset(f.statement);
+    return err;
+}
+
+static bool copy_answer(struct td_store *store, struct td_op *op, const char *what, struct td_str id,
+                        const struct td_outbox_answer *from, struct td_outbox_answer *to, uint64_t *bytes) {
+    if (!from)
+        return true;
+    *to = *from;
+    *bytes += from->body.n;
+    return seal_into(store, &op->arena, what, id, from->body, &to->body) && keep(&op->arena, &to->target) &&
+           keep(&op->arena, &to->model);
+}
+
+enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struct td_outbox_move *move,
+                           const struct td_ack *ack, struct td_error *e) {
+    uint64_t n = (move->local ? move->local->body.n : 0) + (move->cloud ? move->cloud->body.n : 0) +
+                 (move->event ? move->event->data.n : 0);
+    if (n > TD_OUTBOX_ENTRY_BYTES_MAX)
+        return td_error_set(e, TD_ERR_LIMIT, "the answer is too large for the outbox");
+    struct td_op *op = td_op_create(sizeof(struct move), OP_BYTES_MAX);
+    if (!op)
+        return no_memory(op, e);
+    struct move *v = op->arg;
+    *v = (struct move){.id = id, .m = *move, .wall_ms = td_wall_ms()};
+    if (move->event)
+        v->event = *move->event;
+    if (!keep(&op->arena, &v->id) || !keep(&op->arena, &v->m.verdict) ||
+        !copy_answer(store, op, "local", id, move->local, &v->local, &v->bytes) ||
+        !copy_answer(store, op, "cloud", id, move->cloud, &v->cloud, &v->bytes) || !keep(&op->arena, &v->event.type) ||
+        !seal_into(store, &op->arena, "event", id, v->event.data, &v->event.data))
+        return no_memory(op, e);
+    op->run = run_move;
+    return td_op_submit(store, op, ack, e);
+}
+
+struct retry {
+    struct td_str id;
+    int64_t now_ms, expires_ms;
+};
+
+static enum td_err run_retry(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
+    const struct retry *r = arg;
+    struct found f;
+    (void)store;
+    enum td_err err = find_entry(db, r->id, &f, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_reset(f.statement);
+    if (f.state != TD_OUTBOX_QUEUED && f.state != TD_OUTBOX_ANSWERED_LOCALLY && f.state != TD_OUTBOX_EXPIRED &&
+        f.state != TD_OUTBOX_REJECTED)
+        return td_error_set(e, TD_ERR_USAGE, "an entry that is %s cannot be tried again",
+                            td_outbox_state_word(f.state));
+    sqlite3_stmt *s = td_db_statement(db, "UPDATE outbox SET state=?2,changed_ms=?3,next_try_ms=?3,attempts=0,"
+                                          "expires_ms=max(expires_ms,?4) WHERE id=?1");
+    if (s) {
+        td_db_bind_str(s, 1, r->id);
+        td_db_bind_int(s, 2, f.has_local ? TD_OUTBOX_ANSWERED_LOCALLY : TD_OUTBOX_QUEUED);
+        td_db_bind_int(s, 3, r->now_ms);
+        td_db_bind_int(s, 4, r->expires_ms);
+    }
+    return td_db_done(db, s, "trying an outbox entry again", e);
+}
+
+enum td_err td_outbox_retry(struct td_store *store, struct td_str id, int64_t now_ms, int64_t expires_ms,
+                            struct td_error *e) {
+    return td_store_do(store, run_retry, &(struct retry){id, now_ms, expires_ms}, e);
+}
+
+// ---- sweeping ----
+
+struct sweep {
+    int64_t now_ms, keep_ms;
+    uint32_t limit;
+};
+
+static enum td_err expire_one(struct td_store *store, struct td_db *db, struct td_str id, struct td_str tenant,
+                              int64_t now_ms, struct td_error *e) {
+    struct td_arena arena;
+    struct td_str data;
+    td_arena_init(&arena, 4096);
+    struct move v = {.id = id, .m = {.to = TD_OUTBOX_EXPIRED}, .wall_ms = now_ms};
+    struct td_str plain = td_arena_printf(&arena, "{\"exchange\":\"%.*s\",\"state\":\"expired\"}", TD_STR_ARG(id));
+    enum td_err err = plain.p && seal_into(store, &arena, "event", id, plain, &data)
+                          ? put_state(db, &v, e)
+                          : td_error_set(e, TD_ERR_NOMEM, "while expiring outbox entries");
+    if (err == TD_OK)
+        err = put_event(db, tenant, id, TD_STR("expired"), data, now_ms, e);
+    td_arena_finish(&arena);
+    return err;
+}
+
+static enum td_err forget(struct td_db *db, const char *sql, int64_t before_ms, uint32_t limit, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, sql);
+    if (s) {
+        td_db_bind_int(s, 1, before_ms);
+        td_db_bind_int(s, 2, limit);
+    }
+    return td_db_done(db, s, "removing what was kept long enough", e);
+}
+
+static enum td_err run_sweep(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
+    const struct sweep *w = arg;
+    enum td_err err = TD_OK;
+    int rc = SQLITE_DONE;
+    // Ids are copied out first: a table is not changed under a statement that walks it.
+    struct td_arena arena;
+    struct td_str *ids = NULL;
+    uint32_t n = 0;
+    td_arena_init(&arena, 16u << 20);
+    sqlite3_stmt *s =
+        td_db_statement(db, "SELECT id,tenant FROM outbox WHERE state<2 AND expires_ms<=?1 ORDER BY id LIMIT ?2");
+    ids = td_arena_array(&arena, w->limit * 2u, sizeof *ids);
+    if (!s || !ids)
+        err = s ? td_error_set(e, TD_ERR_NOMEM, "while expiring outbox entries") : td_db_fail(db, "sweeping", e);
+    if (err == TD_OK) {
+        td_db_bind_int(s, 1, w->now_ms);
+        td_db_bind_int(s, 2, w->limit);
+        while (n < w->limit && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+            ids[2 * n] = td_arena_str(&arena, td_db_str(s, 0));
+            ids[2 * n + 1] = td_arena_str(&arena, td_db_str(s, 1));
+            n++;
+        }
+        sqlite3_reset(s);
+        if (rc != SQLITE_DONE && rc != SQLITE_ROW)
+            err = td_db_fail(db, "sweeping the outbox", e);
+    }
+    for (uint32_t i = 0; err == TD_OK && i < n; i++)
+        err = ids[2 * i].p ? expire_one(store, db, ids[2 * i], ids[2 * i + 1], w->now_ms, e)
+                           : td_error_set(e, TD_ERR_NOMEM, "while expiring outbox entries");
+    td_arena_finish(&arena);
+    if (err == TD_OK)
+        err = forget(db,
+                     "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE changed_ms<?1 AND state>=4"
+                     " ORDER BY changed_ms LIMIT ?2)",
+                     w->now_ms - w->keep_ms, w->limit, e);
+    if (err == TD_OK)
+        err = forget(db, "DELETE FROM events WHERE wall_ms<?1 AND id IN (SELECT id FROM events ORDER BY id LIMIT ?2)",
+                     w->now_ms - w->keep_ms, w->limit, e);
+    if (err == TD_OK)
+        err = forget(db,
+                     "DELETE FROM answers WHERE exchange IN (SELECT exchange FROM answers WHERE expires_ms<=?1"
+                     " ORDER BY expires_ms LIMIT ?2)",
+                     w->now_ms, w->limit, e);
+    return err;
+}
+
+enum td_err td_outbox_sweep(struct td_store *store, int64_t now_ms, int64_t keep_ms, uint32_t limit,
+                            const struct td_ack *ack, struct td_error *e) {
+    struct td_op *op = td_op_create(sizeof(struct sweep), 4096);
+    if (!op)
+        return no_memory(op, e);
+    *(struct sweep *)op->arg = (struct sweep){now_ms, keep_ms, limit < 10000 ? limit : 10000};
+    op->run = run_sweep;
+    return td_op_submit(store, op, ack, e);
+}
+
+// ---- looking ----
+
+#define ENTRY_COLUMNS                                                                                                  \
+    "SELECT id,tenant,conversation,state,priority,created_ms,expires_ms,next_try_ms,changed_ms,attempts,"              \
+    "policy_version,data_class,labels,residency,reconcile,idempotency_key,local_target,local_model,local_quality,"     \
+    "local_ms,cloud_target,cloud_model,cloud_quality,cloud_ms,accepted,verdict,last_error,bytes"
+#define TEXT_COLUMNS ",request,context,local_body,cloud_body"
+
+static enum td_err error_of(struct td_str code) {
+    for (int i = 1; i < TD_ERR_COUNT; i++)
+        if (td_str_is(code, td_err_code((enum td_err)i)))
+            return (enum td_err)i;
+    return TD_OK;
+}
+
+static void read_entry(sqlite3_stmt *s, struct td_outbox_entry *x) {
+    *x = (struct td_outbox_entry){
+        .id = td_db_str(s, 0),
+        .tenant = td_db_str(s, 1),
+        .conversation = td_db_str(s, 2),
+        .state = (enum td_outbox_state)sqlite3_column_int(s, 3),
+        .priority = (uint32_t)sqlite3_column_int64(s, 4),
+        .created_ms = sqlite3_column_int64(s, 5),
+        .expires_ms = sqlite3_column_int64(s, 6),
+        .next_try_ms = sqlite3_column_int64(s, 7),
+        .changed_ms = sqlite3_column_int64(s, 8),
+        .attempts = (uint32_t)sqlite3_column_int64(s, 9),
+        .policy_version = (uint64_t)sqlite3_column_int64(s, 10),
+        .data_class = (enum td_class)sqlite3_column_int(s, 11),
+        .labels = (uint32_t)sqlite3_column_int64(s, 12),
+        .residency = td_db_str(s, 13),
+        .reconcile = td_db_str(s, 14),
+        .idempotency_key = td_db_str(s, 15),
+        .local = {TD_STR_NONE, td_db_str(s, 16), td_db_str(s, 17), sqlite3_column_double(s, 18),
+                  sqlite3_column_int64(s, 19)},
+        .cloud = {TD_STR_NONE, td_db_str(s, 20), td_db_str(s, 21), sqlite3_column_double(s, 22),
+                  sqlite3_column_int64(s, 23)},
+        .accepted = (enum td_accepted)sqlite3_column_int(s, 24),
+        .verdict = td_db_str(s, 25),
+        .last_error = error_of(td_db_str(s, 26)),
+        .bytes = (uint64_t)sqlite3_column_int64(s, 27),
+    };
+}
+
+static enum td_err give_entry(struct td_store *store, sqlite3_stmt *s, bool texts, td_outbox_fn fn, void *user,
+                              bool *more, struct td_error *e) {
+    static const char *const what[4] = {"request", "context", "local", "cloud"};
+    struct td_outbox_entry x;
+    struct td_buf bufs[4] = {0};
+    enum td_err err = TD_OK;
+    read_entry(s, &x);
+    struct td_str *out[4] = {&x.request, &x.context, &x.local.body, &x.cloud.body};
+    for (int i = 0; texts && err == TD_OK && i < 4; i++)
+        err = open_text(store, what[i], x.id, td_db_blob(s, 28 + i), &bufs[i], out[i], e);
+    if (err == TD_OK)
+        *more = fn(user, &x);
+    for (int i = 0; i < 4; i++)
+        td_buf_finish(&bufs[i]);
+    return err;
+}
+
+// Steps a bound statement over entries; gives the connection back.
+static enum td_err each_entry(struct td_store *store, struct td_db *db, sqlite3_stmt *s, bool texts, td_outbox_fn fn,
+                              void *user, unsigned *count, struct td_error *e) {
+    enum td_err err = TD_OK;
+    bool more = true;
+    int rc = SQLITE_DONE;
+    while (s && err == TD_OK && more && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        err = give_entry(store, s, texts, fn, user, &more, e);
+        (*count)++;
+    }
+    if (err == TD_OK && (!s || (rc != SQLITE_DONE && rc != SQLITE_ROW)))
+        err = td_db_fail(db, "reading the outbox", e);
+    if (s)
+        sqlite3_reset(s);
+    td_reader_give(store, db);
+    return err;
+}
+
+enum td_err td_outbox_list(struct td_store *store, const struct td_outbox_filter *filter, td_outbox_fn fn, void *user,
+                           struct td_error *e) {
+#define ALL " FROM outbox WHERE (?1='' OR tenant=?1) AND (?2=0 OR (?2>>state)&1) ORDER BY id LIMIT ?3"
+#define DUE                                                                                                            \
+    " FROM outbox WHERE state<2 AND (?1='' OR tenant=?1) AND next_try_ms<=?2 AND expires_ms>?2"                        \
+    " ORDER BY priority,created_ms LIMIT ?3"
+    struct td_db *db;
+    unsigned count = 0;
+    bool due = filter->due_ms > 0;
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s =
+        td_db_statement(db, filter->texts ? (due ? ENTRY_COLUMNS TEXT_COLUMNS DUE : ENTRY_COLUMNS TEXT_COLUMNS ALL)
+                                          : (due ? ENTRY_COLUMNS DUE : ENTRY_COLUMNS ALL));
+    if (s) {
+        td_db_bind_str(s, 1, filter->tenant);
+        td_db_bind_int(s, 2, due ? filter->due_ms : filter->states);
+        td_db_bind_int(s, 3, filter->limit ? filter->limit : 100);
+    }
+    return each_entry(store, db, s, filter->texts, fn, user, &count, e);
+}
+
+enum td_err td_outbox_get(struct td_store *store, struct td_str tenant, struct td_str id, td_outbox_fn fn, void *user,
+                          struct td_error *e) {
+    struct td_db *db;
+    unsigned count = 0;
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s =
+        td_db_statement(db, ENTRY_COLUMNS TEXT_COLUMNS " FROM outbox WHERE id=?2 AND (?1='' OR tenant=?1)");
+    if (s) {
+        td_db_bind_str(s, 1, tenant);
+        td_db_bind_str(s, 2, id);
+    }
+    err = each_entry(store, db, s, true, fn, user, &count, e);
+    if (err == TD_OK && count == 0)
+        err = td_error_set(e, TD_ERR_NOT_FOUND, "no such entry in the outbox");
+    return err;
+}
+
+enum td_err td_outbox_size(struct td_store *store, struct td_outbox_size *out, struct td_error *e) {
+    struct td_db *db;
+    int rc = SQLITE_ERROR;
+    *out = (struct td_outbox_size){0};
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s = td_db_statement(db, "SELECT state,count(*),total(bytes) FROM outbox GROUP BY state");
+    while (s && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        int state = sqlite3_column_int(s, 0);
+        if (state >= 0 && state < TD_OUTBOX_STATE_COUNT)
+            out->by_state[state] = (uint64_t)sqlite3_column_int64(s, 1);
+        out->entries += (uint64_t)sqlite3_column_int64(s, 1);
+        out->bytes += (uint64_t)sqlite3_column_int64(s, 2);
+    }
+    if (rc != SQLITE_DONE)
+        err = td_db_fail(db, "measuring the outbox", e);
+    if (s)
+        sqlite3_reset(s);
+    td_reader_give(store, db);
+    return err;
+}
+
+// ---- events, conversations, answers ----
+
+enum td_err td_events_after(struct td_store *store, struct td_str tenant, uint64_t after, uint32_t limit,
+                            td_event_record_fn fn, void *user, struct td_error *e) {
+    struct td_db *db;
+    bool more = true;
+    int rc = SQLITE_DONE;
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s = td_db_statement(db, "SELECT id,tenant,exchange,type,data,wall_ms FROM events"
+                                          " WHERE tenant=?1 AND id>?2 ORDER BY id LIMIT ?3");
+    if (s) {
+        td_db_bind_str(s, 1, tenant);
+        td_db_bind_int(s, 2, (int64_t)after);
+        td_db_bind_int(s, 3, limit ? limit : 100);
+    }
+    while (s && err == TD_OK && more && (rc = sqlite3_step(s)) == SQLITE_ROW) {
+        struct td_buf buf;
+        struct td_event_record r = {.id = (uint64_t)sqlite3_column_int64(s, 0),
+                                    .tenant = td_db_str(s, 1),
+                                    .exchange = td_db_str(s, 2),
+                                    .type = td_db_str(s, 3),
+                                    .wall_ms = sqlite3_column_int64(s, 5)};
+        err = open_text(store, "event", r.exchange, td_db_blob(s, 4), &buf, &r.data, e);
+        if (err == TD_OK)
+            more = fn(user, &r);
+        td_buf_finish(&buf);
+    }
+    if (err == TD_OK && (!s || (rc != SQLITE_DONE && rc != SQLITE_ROW)))
+        err = td_db_fail(db, "reading events", e);
+    if (s)
+        sqlite3_reset(s);
+    td_reader_give(store, db);
+    return err;
+}
+
+enum td_err td_events_last(struct td_store *store, uint64_t *id, struct td_error *e) {
+    struct td_db *db;
+    int64_t last = 0;
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s = td_db_statement(db, "SELECT seq FROM sqlite_sequence WHERE name='events'");
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    if (rc == SQLITE_ROW)
+        last = sqlite3_column_int64(s, 0);
+    else if (rc != SQLITE_DONE)
+        err = td_db_fail(db, "reading events", e);
+    if (s)
+        sqlite3_reset(s);
+    td_reader_give(store, db);
+    *id = (uint64_t)last;
+    return err;
+}
+
+enum td_err td_conversation_get(struct td_store *store, struct td_str tenant, struct td_str conversation,
+                                td_conversation_fn fn, void *user, struct td_error *e) {
+    struct td_db *db;
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s =
+        td_db_statement(db, "SELECT exchange,accepted,wall_ms FROM conversations WHERE tenant=?1 AND conversation=?2");
+    if (s) {
+        td_db_bind_str(s, 1, tenant);
+        td_db_bind_str(s, 2, conversation);
+    }
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    if (rc == SQLITE_ROW)
+        fn(user, &(struct td_conversation_head){td_db_str(s, 0), (enum td_accepted)sqlite3_column_int(s, 1),
+                                                sqlite3_column_int64(s, 2)});
+    else
+        err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no answer of this conversation was accepted yet")
+                                : td_db_fail(db, "reading a conversation", e);
+    if (s)
+        sqlite3_reset(s);
+    td_reader_give(store, db);
+    return err;
+}
+
+static enum td_err run_answer(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
+    const struct td_answer_record *a = arg;
+    (void)store;
+    sqlite3_stmt *s = td_db_statement(
+        db, "INSERT INTO answers(exchange,tenant,conversation,status,revision,body,wall_ms,expires_ms)"
+            " VALUES(?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT(exchange) DO UPDATE SET status=excluded.status,"
+            "revision=excluded.revision,body=excluded.body,wall_ms=excluded.wall_ms,expires_ms=excluded.expires_ms"
+            " WHERE excluded.revision>answers.revision AND excluded.tenant=answers.tenant");
+    if (s) {
+        td_db_bind_str(s, 1, a->exchange);
+        td_db_bind_str(s, 2, a->tenant);
+        td_db_bind_str(s, 3, a->conversation);
+        td_db_bind_str(s, 4, a->status);
+        td_db_bind_int(s, 5, a->revision);
+        td_db_bind_blob(s, 6, a->body);
+        td_db_bind_int(s, 7, a->wall_ms);
+        td_db_bind_int(s, 8, a->expires_ms);
+    }
+    enum td_err err = td_db_done(db, s, "keeping an answer", e);
+    if (err == TD_OK && td_db_changes(db) == 0)
+        err = td_error_set(e, TD_ERR_USAGE, "a newer revision of this answer is kept already");
+    return err;
+}
+
+enum td_err td_answer_put(struct td_store *store, const struct td_answer_record *answer, const struct td_ack *ack,
+                          struct td_error *e) {
+    if (answer->exchange.n == 0 || answer->exchange.n > TD_NAME_BYTES_MAX)
+        return td_error_set(e, TD_ERR_USAGE, "an answer needs its exchange's id");
+    if (answer->body.n > TD_OUTBOX_ENTRY_BYTES_MAX)
+        return td_error_set(e, TD_ERR_LIMIT, "the answer is too large to be kept");
+    struct td_op *op = td_op_create(sizeof *answer, OP_BYTES_MAX);
+    if (!op)
+        return no_memory(op, e);
+    struct td_answer_record *a = op->arg;
+    *a = *answer;
+    if (!seal_into(store, &op->arena, "answer", answer->exchange, answer->body, &a->body) ||
+        !keep(&op->arena, &a->exchange) || !keep(&op->arena, &a->tenant) || !keep(&op->arena, &a->conversation) ||
+        !keep(&op->arena, &a->status))
+        return no_memory(op, e);
+    op->run = run_answer;
+    return td_op_submit(store, op, ack, e);
+}
+
+enum td_err td_answer_get(struct td_store *store, struct td_str tenant, struct td_str exchange, int64_t now_ms,
+                          td_answer_record_fn fn, void *user, struct td_error *e) {
+    struct td_db *db;
+    struct td_buf buf = {0};
+    enum td_err err = td_reader_take(store, &db, e);
+    if (err != TD_OK)
+        return err;
+    sqlite3_stmt *s = td_db_statement(db, "SELECT exchange,tenant,conversation,status,revision,body,wall_ms,expires_ms"
+                                          " FROM answers WHERE exchange=?1 AND tenant=?2 AND expires_ms>?3");
+    if (s) {
+        td_db_bind_str(s, 1, exchange);
+        td_db_bind_str(s, 2, tenant);
+        td_db_bind_int(s, 3, now_ms);
+    }
+    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+    if (rc == SQLITE_ROW) {
+        struct td_answer_record a = {.exchange = td_db_str(s, 0),
+                                     .tenant = td_db_str(s, 1),
+                                     .conversation = td_db_str(s, 2),
+                                     .status = td_db_str(s, 3),
+                                     .revision = (uint32_t)sqlite3_column_int64(s, 4),
+                                     .wall_ms = sqlite3_column_int64(s, 6),
+                                     .expires_ms = sqlite3_column_int64(s, 7)};
+        err = open_text(store, "answer", a.exchange, td_db_blob(s, 5), &buf, &a.body, e);
+        if (err == TD_OK)
+            fn(user, &a);
+    } else {
+        err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no answer of this exchange is kept")
+                                : td_db_fail(db, "reading an answer", e);
+    }
+    td_buf_finish(&buf);
+    if (s)
+        sqlite3_reset(s);
+    td_reader_give(store, db);
+    return err;
+}
