@@ -167,7 +167,7 @@ void *td_journal_reserve(struct td_journal *j, uint32_t kind, size_t n, uint64_t
         h = at(j, tail + pad);
         *number = atomic_load_explicit(&j->next, memory_order_relaxed);
         put_header(h, (uint32_t)total, n, kind, *number);
-        atomic_store_explicit(&j->next, *number + 1, memory_order_release);
+        atomic_store(&j->next, *number + 1);
         atomic_store_explicit(&j->file->tail, tail + pad + total, memory_order_release);
     }
     pthread_mutex_unlock(&j->lock);
@@ -181,7 +181,7 @@ void td_journal_commit(void *payload) {
 }
 
 uint64_t td_journal_next_number(const struct td_journal *j) {
-    return atomic_load_explicit(&j->next, memory_order_acquire);
+    return atomic_load(&j->next);
 }
 
 unsigned td_journal_fill(const struct td_journal *j) {

@@ -18,9 +18,9 @@
 #include "store/inner.h"
 
 void td_writer_nudge(struct td_store *store, bool urgent) {
-    // Pairs with the fence in wait_for_work: either we see it sleeping, or it sees what we put in.
-    atomic_thread_fence(memory_order_seq_cst);
-    int sleeping = atomic_load_explicit(&store->sleeping, memory_order_relaxed);
+    // One total order over `sleeping` and the journal's next number (all four accesses are sequentially consistent):
+    // either we see the writer asleep, or it saw our record before it fell asleep.
+    int sleeping = atomic_load(&store->sleeping);
     if (sleeping == TD_AWAKE || (sleeping == TD_SLEEP_GATHER && !urgent))
         return;
     pthread_mutex_lock(&store->lock);
@@ -46,9 +46,7 @@ static void wait_for_work(struct td_store *store) {
         }
         if (somebody || store->undelivered)
             break;
-        atomic_store_explicit(&store->sleeping, store->gather_until_ns ? TD_SLEEP_GATHER : TD_SLEEP_IDLE,
-                              memory_order_relaxed);
-        atomic_thread_fence(memory_order_seq_cst);
+        atomic_store(&store->sleeping, store->gather_until_ns ? TD_SLEEP_GATHER : TD_SLEEP_IDLE);
         uint64_t pending = td_journal_next_number(store->journal) - atomic_load(&store->durable);
         if (pending == 0) {
             pthread_cond_wait(&store->wake, &store->lock);
