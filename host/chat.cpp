@@ -46,10 +46,10 @@ void host_chat_quiet(void) {
     common_log_set_verbosity_thold(-1);
 }
 
-host_templates *host_templates_create(const llama_model *model, td_error *e) {
+host_templates *host_templates_create(const llama_model *model, const char *source, td_error *e) {
     try {
         auto t = std::make_unique<host_templates>();
-        t->t = common_chat_templates_init(model, "");
+        t->t = common_chat_templates_init(model, source);
         t->vocab = llama_model_get_vocab(model);
         return t.release();
     } catch (const std::exception &) {

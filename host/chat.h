@@ -25,8 +25,9 @@ struct host_parser;
 // Silences the common library's log, which would show prompt text. Once, at start.
 void host_chat_quiet(void);
 
-// The model's template (or the library's default where it has none). NULL with *e filled.
-struct host_templates *host_templates_create(const struct llama_model *model, struct td_error *e);
+// The model's template (or the library's default where it has none), or `source` where it is not "". NULL with *e
+// filled.
+struct host_templates *host_templates_create(const struct llama_model *model, const char *source, struct td_error *e);
 void host_templates_destroy(struct host_templates *t);
 // The template knows tools.
 bool host_templates_tools(const struct host_templates *t);

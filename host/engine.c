@@ -21,8 +21,7 @@
 #define CHUNK_MS 100.0      // of prompt, while nobody else is generating; half where somebody is
 #define CHUNK_TOKENS_MIN 16 // below it the batch's fixed cost dominates
 #define COPY_TOKENS_MIN 64  // a busy sequence is copied for a common prefix at least so long
-#define BEAT_MS 250
-#define PARSE_SHARE 4 // parse again only after 4 times what the last parse took: at most 20 % of the time
+#define PARSE_SHARE 4       // parse again only after 4 times what the last parse took: at most 20 % of the time
 
 struct job {
     struct host_request *r;
@@ -61,9 +60,9 @@ struct engine {
     struct td_buf out; // frames of this turn for one connection
     double tokens_per_ms;
     int32_t vocab_count, context;
-    int32_t swa;    // sliding window, 0 none
-    bool recurrent; // sequences cannot be cut back
-    uint64_t decoded, beat_ns;
+    int32_t swa;      // sliding window, 0 none
+    bool recurrent;   // sequences cannot be cut back
+    uint64_t decoded; // tokens, for the sign of life
 };
 
 static double now_ms(void) {
@@ -563,18 +562,10 @@ static void embed_next(struct engine *e, struct host_request *r) {
 
 // ---- the turn
 
-static void beat(struct engine *e) {
-    uint64_t now = td_now_ns();
-    if (now - e->beat_ns < BEAT_MS * TD_MS_NS)
-        return;
-    e->beat_ns = now;
-    uint32_t active = 0;
-    for (uint32_t i = 0; i < e->slot_count; i++)
-        active += e->slots[i].job != NULL;
+static void beat(struct engine *e, uint32_t requests) {
     struct td_proto_writer w;
     td_proto_begin(&w, &e->out, TD_FRAME_BEAT, 0);
-    td_proto_u32(&w, active);
-    td_proto_u32(&w, 0);
+    td_proto_u32(&w, requests);
     td_proto_u64(&w, e->decoded);
     if (td_proto_end(&w) == TD_OK)
         host_send(e->g, &e->g->conns[0], &e->out);
@@ -719,20 +710,20 @@ static void decode_turn(struct engine *e) {
             sample(e, &e->slots[i]);
 }
 
+// With the lock held; lets go of it while it waits.
 static void wait_for_work(struct engine *e) {
     struct host_guest *g = e->g;
-    while (sweep(e), !has_work(e)) {
-        if (!g->requests) {
+    while (sweep(e), g->pinged || !has_work(e)) {
+        if (!g->pinged) {
             pthread_cond_wait(&g->work, &g->lock);
             continue;
         }
-        // Everything waits for credits: still alive.
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_sec += 1;
-        pthread_cond_timedwait(&g->work, &g->lock, &until);
+        uint32_t requests = 0;
+        for (const struct host_request *r = g->requests; r; r = r->next)
+            requests++;
+        g->pinged = false;
         pthread_mutex_unlock(&g->lock);
-        beat(e);
+        beat(e, requests);
         pthread_mutex_lock(&g->lock);
     }
 }
@@ -760,7 +751,6 @@ static void run_turn(struct engine *e) {
     }
     if (g->context)
         decode_turn(e);
-    beat(e);
 }
 
 static bool open_engine(struct engine *e, struct host_guest *g) {

@@ -70,6 +70,7 @@ struct host_guest {
     int wake_fd; // wakes the door: bytes wait to be sent
     pthread_mutex_t lock;
     pthread_cond_t work;           // wakes the engine
+    bool pinged;                   // the house wants a sign of life
     struct host_request *requests; // all that were queued and not ended, in order of arrival
 };
 

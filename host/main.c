@@ -139,7 +139,15 @@ static void on_frame(struct host_guest *g, struct host_conn *c, const struct td_
     struct td_proto_reader r;
     td_proto_read(&r, f->body);
     uint32_t n;
+    if ((c == &g->conns[0]) != (f->type == TD_FRAME_PING))
+        _exit(EXIT_PROTOCOL);
     switch (f->type) {
+    case TD_FRAME_PING:
+        pthread_mutex_lock(&g->lock);
+        g->pinged = true;
+        pthread_cond_signal(&g->work);
+        pthread_mutex_unlock(&g->lock);
+        return;
     case TD_FRAME_REQUEST:
         on_request(g, c, f);
         return;
@@ -177,8 +185,7 @@ static void read_frames(struct host_guest *g, struct host_conn *c) {
     size_t at = 0, used = 1;
     while (used) {
         struct td_frame f;
-        if (td_proto_next(td_str_n(c->in.p + at, c->in.n - at), TD_HOST_FRAME_BYTES_MAX, &f, &used) != TD_OK ||
-            (used && c == &g->conns[0]))
+        if (td_proto_next(td_str_n(c->in.p + at, c->in.n - at), TD_HOST_FRAME_BYTES_MAX, &f, &used) != TD_OK)
             _exit(EXIT_PROTOCOL);
         if (used)
             on_frame(g, c, &f);
@@ -312,7 +319,6 @@ static bool on_progress(float done, void *arg) {
     td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
     td_proto_begin(&w, &b, TD_FRAME_BEAT, 0);
     td_proto_u32(&w, 0);
-    td_proto_u32(&w, 0);
     td_proto_u64(&w, 0);
     if (td_proto_end(&w) == TD_OK)
         host_send(&guest, &guest.conns[0], &b);
@@ -361,7 +367,7 @@ static void open_context(struct host_guest *g) {
     if (llama_n_ctx_seq(g->context) < g->ready.context)
         g->ready.context = llama_n_ctx_seq(g->context);
     arm_watchdog(true);
-    g->templates = host_templates_create(g->model, &g->templates_error);
+    g->templates = host_templates_create(g->model, "", &g->templates_error);
     arm_watchdog(false);
 }
 

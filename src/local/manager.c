@@ -568,6 +568,18 @@ static void read_control(struct td_manager *m, struct td_guest *g) {
 
 // ---- the thread
 
+static void ping(struct td_guest *g) {
+    struct td_buf b;
+    struct td_proto_writer w;
+    td_buf_init(&b, 64);
+    td_proto_begin(&w, &b, TD_FRAME_PING, 0);
+    if (td_proto_end(&w) == TD_OK) {
+        ssize_t n = send(g->control, b.p, b.n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        (void)n; // a full socket: it does not read, and the missing answer will show it
+    }
+    td_buf_finish(&b);
+}
+
 static void check_guest(struct td_manager *m, struct td_guest *g, uint64_t now) {
     struct td_model *model = g->model;
     if (g->state == GUEST_LOADING) {
@@ -583,6 +595,8 @@ static void check_guest(struct td_manager *m, struct td_guest *g, uint64_t now) 
     }
     if (g->state == GUEST_DEAD)
         return;
+    if (g->active && now - g->heard_ns > m->hang_ms_max * TD_MS_NS / 4)
+        ping(g);
     if (g->active && now - g->heard_ns > m->hang_ms_max * TD_MS_NS) {
         td_log(TD_LOG_ERROR, "local", NULL, "while=serve model=%s hangs=true", model->name);
         end_guest(g, false); // by its own fault: counts against the prompts in it
@@ -599,7 +613,8 @@ static void check_guest(struct td_manager *m, struct td_guest *g, uint64_t now) 
 // Returns how long the thread may sleep, in milliseconds.
 static int check_all(struct td_manager *m) {
     uint64_t now = td_now_ns();
-    int sleep_ms = m->guests ? 500 : -1;
+    int turn_ms = m->hang_ms_max / 4 < 500 ? (int)m->hang_ms_max / 4 + 1 : 500;
+    int sleep_ms = m->guests ? turn_ms : -1;
     for (struct td_guest *g = m->guests; g; g = g->next)
         check_guest(m, g, now);
     for (struct td_model *model = m->models; model; model = model->next) {
@@ -613,9 +628,7 @@ static int check_all(struct td_manager *m) {
         if (!model->loading && (model->waiting || model->preload || model->swap))
             sleep_ms = 50;
     }
-    if (sleep_ms < 0 || sleep_ms > 500)
-        sleep_ms = m->guests ? 500 : -1;
-    return sleep_ms;
+    return m->guests && sleep_ms < 0 ? turn_ms : sleep_ms;
 }
 
 static void *run(void *arg) {

@@ -20,10 +20,11 @@
 enum td_frame_type {
     // house → guest, control
     TD_FRAME_SETUP = 1, // how to load: struct td_proto_setup
+    TD_FRAME_PING,      // are you alive? The engine answers with BEAT between two steps
     // guest → house, control
     TD_FRAME_READY,  // loaded: struct td_proto_ready
     TD_FRAME_FAILED, // cannot load: code, message; the guest ends
-    TD_FRAME_BEAT,   // alive: u32 active, u32 queued, u64 tokens decoded so far
+    TD_FRAME_BEAT,   // alive: u32 requests in hand, u64 tokens decoded so far
     // house → guest, a worker's connection
     TD_FRAME_REQUEST, // struct td_proto_request
     TD_FRAME_CREDIT,  // u32 more event frames may come
