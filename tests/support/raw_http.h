@@ -132,23 +132,26 @@ static inline void raw_answer_finish(struct raw_answer *a) {
 }
 
 static inline void raw_body_chunked(struct raw_client *c, struct raw_answer *a) {
-    for (;;) {
-        while (!strstr(c->in, "\r\n"))
+    size_t at = 0, body_cap = 0;
+    while (!a->whole) {
+        char *end;
+        while (!(end = strstr(c->in + at, "\r\n")))
             if (!raw_need(c, c->in_n + 1))
                 return;
-        size_t n = strtoul(c->in, NULL, 16), line = (size_t)(strstr(c->in, "\r\n") - c->in) + 2;
-        if (!raw_need(c, line + n + 2))
+        size_t n = strtoul(c->in + at, NULL, 16), data = (size_t)(end - c->in) + 2;
+        if (!raw_need(c, data + n + 2))
             return;
-        a->body = realloc(a->body, a->body_n + n + 1);
-        memcpy(a->body + a->body_n, c->in + line, n);
+        if (a->body_n + n + 1 > body_cap) {
+            body_cap = 2 * (a->body_n + n + 1);
+            a->body = realloc(a->body, body_cap);
+        }
+        memcpy(a->body + a->body_n, c->in + data, n);
         a->body_n += n;
         a->body[a->body_n] = '\0';
-        raw_take(c, line + n + 2);
-        if (n == 0) {
-            a->whole = true;
-            return;
-        }
+        at = data + n + 2;
+        a->whole = n == 0;
     }
+    raw_take(c, at);
 }
 
 // The next response; `bodiless`: it answers a HEAD. Status 0 when none comes within the deadline.
