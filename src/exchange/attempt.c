@@ -56,8 +56,6 @@ void td_x_attempt_note(struct td_exchange *x, struct td_x_attempt *a, const stru
         a->state = TD_X_RUNNING;
         a->sent_ns = x->now_ns;
     }
-    if (a->accepted_ns == 0)
-        a->accepted_ns = x->now_ns;
     switch (ev->type) {
     case TD_EV_START:
         if (ev->start.model.n)
@@ -185,17 +183,17 @@ uint64_t td_x_attempt_limit(const struct td_exchange *x, const struct td_x_attem
         limit = (a->sent_ns ? a->sent_ns : a->rec.start_ns) + t->total_ms * TD_MS_NS;
         *code = a->rec.first_ns ? TD_ERR_CUT : TD_ERR_FIRST_TOKEN;
     }
-    // A whole answer in one piece comes when it comes; its transport knows more than is known here.
-    if (a->state == TD_X_STARTING || !x->request->stream)
+    // A whole answer in one piece comes when it comes; its transport knows more than is known here. A local model may
+    // have to be loaded and to read a long prompt; its backend asks the host for signs of life meanwhile.
+    bool local = td_x_target(x, a)->provider == TD_PROVIDER_LLAMA;
+    if (a->state == TD_X_STARTING || (!x->request->stream && !local))
         return limit;
     uint64_t other = 0;
     enum td_err why = TD_ERR_IDLE;
-    bool local = td_x_target(x, a)->provider == TD_PROVIDER_LLAMA; // it may have to load the model first
-    uint64_t from = local ? a->accepted_ns : a->sent_ns;
     if (a->rec.first_ns == 0 && a->finished_choices == 0) {
         why = TD_ERR_FIRST_TOKEN;
-        if (from && t->first_token_ms)
-            other = from + (t->first_token_ms + (local ? 0u : t->connect_ms)) * TD_MS_NS;
+        if (!local && t->first_token_ms)
+            other = a->sent_ns + ((uint64_t)t->first_token_ms + t->connect_ms) * TD_MS_NS;
     } else if (t->idle_ms) {
         bool whole = td_x_attempt_whole(x, a);
         other = a->last_ns + (whole && t->idle_ms > AFTER_FINISH_MS ? AFTER_FINISH_MS : t->idle_ms) * TD_MS_NS;

@@ -5,8 +5,9 @@
 #include <stdio.h>
 
 #define HOLD_MS_DEFAULT 400u // held back at most so long where the plan does not say: below what feels like a pause
-#define RETRY_AFTER_SPREAD_MS_MAX 250u // so that not everyone who waited comes back in the same millisecond
-#define CONTEXT_RESERVE_TOKENS 16u     // template and separators around a prefix
+#define RETRY_AFTER_SPREAD_MS_MAX 250u    // so that not everyone who waited comes back in the same millisecond
+#define DEADLINE_SLACK_NS (5u * TD_MS_NS) // nobody answers in less; an attempt's own clock may run out a bit earlier
+#define CONTEXT_RESERVE_TOKENS 16u        // template and separators around a prefix
 
 static uint64_t draw(struct td_exchange *x) { // splitmix64 (Steele, Lea, Flood 2014)
     uint64_t z = x->random += 0x9e3779b97f4a7c15u;
@@ -253,7 +254,7 @@ static void proceed(struct td_exchange *x, int again) {
         td_x_give_up(x, TD_OK);
         return;
     }
-    if (shows_draft(x) && x->refine_over)
+    if ((shows_draft(x) && x->refine_over) || past_deadline(x, x->now_ns + DEADLINE_SLACK_NS))
         goto draft;
     if (is_cut(x) && !restart_after_cut(x) && !continuable(x))
         goto draft;
@@ -435,6 +436,11 @@ static int settle_step(struct td_exchange *x, const struct td_x_attempt *a, enum
         (code == TD_ERR_UPSTREAM_REQUEST || code == TD_ERR_UNSUPPORTED)) {
         s->no_prefix = true; // asked afresh it may still give the same answer
         s->state = TD_X_STEP_FREE;
+        s->tries = 0;
+        return -1;
+    }
+    if (refused && a->rec.role == TD_X_ROLE_HEDGE && code != TD_ERR_NO_TARGET && code != TD_ERR_BLOCKED) {
+        s->state = TD_X_STEP_FREE; // no room for a second try; as a fallback it is still good
         s->tries = 0;
         return -1;
     }

@@ -26,7 +26,7 @@ static const struct {
     [TD_ERR_BUDGET] = {TD_X_CLASS_NEXT, 429},
     [TD_ERR_RATE] = {TD_X_CLASS_NEXT, 429},
     [TD_ERR_OVERLOAD] = {TD_X_CLASS_NEXT, 503},
-    [TD_ERR_DEADLINE] = {TD_X_CLASS_FINAL, 504},
+    [TD_ERR_DEADLINE] = {TD_X_CLASS_NEXT, 504}, // of an attempt: the target's own total; the request's is in executor.c
     [TD_ERR_CONTEXT_LENGTH] = {TD_X_CLASS_CONTEXT, 400},
     [TD_ERR_CONTENT_POLICY] = {TD_X_CLASS_FINAL, 400},
     // The network may be gone: what can answer without it comes first.

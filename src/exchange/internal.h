@@ -68,7 +68,7 @@ struct td_x_attempt {
     bool ended;      // END or ERROR came, or CANCEL went out
     bool whole_only; // progressive: compared only when it ends (it, or the draft, has more than text)
     bool stop_hit;   // a stop string that began before the cut ended in its text
-    uint64_t sent_ns, accepted_ns, last_ns;
+    uint64_t sent_ns, last_ns;
     struct td_x_store store;
     uint32_t content_choices, finished_choices; // bits
     enum td_finish finishes[TD_CHOICES_MAX];

@@ -272,6 +272,10 @@ static bool on_tool(struct td_attempt *a, const struct td_frame *f, bool *alive)
     if (!read_tokens(a, &r, &tokens) || !td_proto_ok(&r) || event.choice >= TD_CHOICES_MAX ||
         !td_str_is_utf8(event.tool.id) || !td_str_is_utf8(event.tool.name) || !td_str_is_utf8(event.tool.arguments))
         return false;
+    if (a->copy.want_tokens) {
+        event.tool.tokens = tokens.tokens;
+        event.tool.token_count = tokens.count;
+    }
     note_first(a);
     spend(a);
     *alive = emit(a, &event);

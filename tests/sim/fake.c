@@ -133,6 +133,9 @@ static bool strike_early(struct sim *s, uint32_t a) {
     case FAULT_REQUEST:
         fail_with(s, a, TD_ERR_UPSTREAM_REQUEST, 422, 0);
         return true;
+    case FAULT_TOTAL:
+        fail_with(s, a, TD_ERR_DEADLINE, 0, 0);
+        return true;
     case FAULT_GARBAGE:
         fail_with(s, a, TD_ERR_UPSTREAM_GARBAGE, 200, 0);
         return true;

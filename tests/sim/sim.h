@@ -38,6 +38,7 @@ enum fault {
     FAULT_REQUEST, // 400, whatever is asked
     FAULT_GARBAGE,
     FAULT_INSIDE,         // a typed error inside the stream
+    FAULT_TOTAL,          // the target's own total
     FAULT_END_UNFINISHED, // END without a finish
     FAULT_COUNT
 };
