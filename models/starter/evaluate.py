@@ -11,7 +11,6 @@ import ctypes as C
 import glob
 import json
 import math
-import os
 import random
 import sys
 import time
@@ -98,6 +97,13 @@ def ece(conf, right, bins=15):
     return e
 
 
+def confidences(prob, declined):
+    """How sure the model is that the utterance is in scope, by the ways of reckoning that the router offers."""
+    c = {"first": prob[0], "min": min(prob), "mean": math.exp(sum(math.log(max(p, 1e-9)) for p in prob) / len(prob)),
+         "two": prob[0] * (prob[1] if len(prob) > 1 and not declined else 1)}
+    return {k: 1 - v if declined else v for k, v in c.items()}
+
+
 def slots_of(name, lab, call, args):
     tool = call.partition(".")[0]
     out = []
@@ -109,26 +115,26 @@ def slots_of(name, lab, call, args):
 
 
 def score(name, rows, answers, verbose=0):
-    """answers: (call, args, confidence in scope, ms, tokens)"""
+    """answers: (call, args, confidences in scope, ms, tokens)"""
     lab = labels()[name]
     good = n = tp = fp = fn = exact = oos_ok = n_oos = 0
     conf_in, conf_out, conf, right, wrong = [], [], [], [], []
     for r, (call, args, c, _, _) in zip(rows, answers):
         inscope = r.label != "oos"
         (conf_in if inscope else conf_out).append(c)
-        want = r.label
+        want = lab.get("same_as", {}).get(r.label, r.label)
         got = lab["not_for_me"] if call == NOT_FOR_ME else lab["calls"].get(call or "", "?")
-        ok = got == want or (call == NOT_FOR_ME and lab.get("same_as", {}).get(want) == lab["not_for_me"])
+        ok = got == want
         if not inscope:
             n_oos += 1
             oos_ok += call == NOT_FOR_ME
             continue
         n += 1
         good += ok
-        conf.append(c if call != NOT_FOR_ME else 1 - c)
+        conf.append(c["two"] if call != NOT_FOR_ME else 1 - c["two"])
         right.append(ok)
         if not ok:
-            wrong.append((r.label, got, r.text, round(c, 3)))
+            wrong.append((r.label, got, r.text, round(c["two"], 3)))
         if name == "snips":
             want_s = sorted({(s["slot"], s["text"]) for s in r.slots})
             got_s = sorted(set(slots_of(name, lab, call or "", args))) if ok else \
@@ -142,7 +148,9 @@ def score(name, rows, answers, verbose=0):
     if name == "snips":
         res.update({"slot_f1": 2 * tp / max(1, 2 * tp + fp + fn), "exact": exact / n})
     if conf_out:
-        res.update({"auroc": float(auroc(np.array(conf_in), np.array(conf_out))), "oos_declined": oos_ok / n_oos,
+        for k in conf_in[0]:
+            res["auroc_" + k] = float(auroc(np.array([c[k] for c in conf_in]), np.array([c[k] for c in conf_out])))
+        res.update({"oos_declined": oos_ok / n_oos,
                     "in_scope_declined": sum(1 for r, a in zip(rows, answers)
                                              if r.label != "oos" and a[0] == NOT_FOR_ME) / n})
     if name == "slurp":
@@ -179,11 +187,10 @@ def main():
         out, prob = ll.run(tk.prompt(text, offer), tk.end)
         ms = (time.perf_counter() - t) * 1e3
         call, args = call_of(tk.decode(out))
-        c = 1 - prob[0] if call == NOT_FOR_ME else prob[0] * (prob[1] if len(prob) > 1 else 1)
-        return call, args, c, ms, len(out)
+        return call, args, confidences(prob, call == NOT_FOR_ME), ms, len(out)
     for s in a.say:
         call, args, c, ms, n = answer(s)
-        print("%-50s %s %s  %.3f  %.1f ms %d tokens" % (s, call, json.dumps(args, ensure_ascii=False), c, ms, n))
+        print("%-50s %s %s  %.3f  %.1f ms %d tokens" % (s, call, json.dumps(args, ensure_ascii=False), c["two"], ms, n))
     ms_all, tok = [], []
     for name in a.sets.split(","):
         if not name:

@@ -31,6 +31,7 @@ from common import Catalogue, NOT_FOR_ME, SAY_AFTER_RESULT, SAY_HELLO, SAY_NO_TO
 from data import Augment, Row, own_row, public_rows
 from generate import Generator
 
+EMBEDDING = 4.0
 CONFIG = {"dim": 256, "layers": 4, "heads": 4, "ffn": 640, "rope_base": 10000.0, "eps": 1e-5}
 
 
@@ -65,35 +66,75 @@ class Model(nn.Module):
         flat, off, ng = letter_groups(tk)
         self.register_buffer("g_flat", flat, persistent=False)
         self.register_buffer("g_off", off, persistent=False)
-        self.emb = nn.Parameter(torch.randn(nb, d) * d ** -0.5)
-        self.groups = nn.Parameter(torch.randn(ng, d) * d ** -0.5)
-        self.flags = nn.Parameter(torch.randn(2, d) * d ** -0.5)
+        # Large embeddings, a small output norm: what a token is must outweigh what the first steps do to all tokens
+        e = EMBEDDING * d ** -0.5
+        self.emb = nn.Parameter(torch.randn(nb, d) * e)
+        self.groups = nn.Parameter(torch.randn(ng, d) * e)
+        self.flags = nn.Parameter(torch.randn(2, d) * e)
+        self.bias = nn.Parameter(torch.zeros(d))  # in every row: the softmax does not see it, the layers do
         L, f = cfg["layers"], cfg["ffn"]
 
         def w(o, i, scale=1.0):
             return nn.Parameter(torch.randn(o, i) * (scale * i ** -0.5))
-        out_scale = (2 * L) ** -0.5
+        out_scale = 0.1 * (2 * L) ** -0.5
         self.qkv = nn.ParameterList([w(3 * d, d) for _ in range(L)])
         self.out = nn.ParameterList([w(d, d, out_scale) for _ in range(L)])
         self.gate_up = nn.ParameterList([w(2 * f, d) for _ in range(L)])
         self.down = nn.ParameterList([w(d, f, out_scale) for _ in range(L)])
         self.norm1 = nn.ParameterList([nn.Parameter(torch.ones(d)) for _ in range(L)])
         self.norm2 = nn.ParameterList([nn.Parameter(torch.ones(d)) for _ in range(L)])
-        self.norm = nn.Parameter(torch.ones(d))
+        self.norm = nn.Parameter(torch.ones(d) / EMBEDDING)
         hd = d // cfg["heads"]
         inv = cfg["rope_base"] ** (-torch.arange(0, hd, 2).float() / hd)
         ang = torch.arange(1024).float()[:, None] * inv[None]
         self.register_buffer("cos", ang.cos(), persistent=False)
         self.register_buffer("sin", ang.sin(), persistent=False)
         self.drop = 0.0
+        self.start_copying()
+
+    @torch.no_grad()
+    def start_copying(self):
+        """Starts the first two layers as a copier, which training from noise takes thousands of steps to find.
+
+        Layer 0, head 0 looks at the token before (rotary phases peak there) and notes it in a subspace; layer 1,
+        heads 0 and 1 look where that note equals the current token, and carry what stands there to the output.
+        Everything is trained on from here.
+        """
+        cfg, d = self.cfg, self.cfg["dim"]
+        hd = d // cfg["heads"]
+        theta = cfg["rope_base"] ** (-torch.arange(0, hd, 2).float() / hd)
+        self.bias[0] = EMBEDDING
+        q, k, v = self.qkv[0][:hd], self.qkv[0][d:d + hd], self.qkv[0][2 * d:2 * d + hd]
+        q.zero_()
+        k.zero_()
+        for i in range(6):
+            q[2 * i, 0], q[2 * i + 1, 0] = math.cos(theta[i]), -math.sin(theta[i])
+            k[2 * i, 0] = 1.0
+        q[hd - 2, 0], k[hd - 2, 0] = -2.3, 2.3  # takes away what all distances share
+        basis = torch.linalg.qr(torch.randn(d, d))[0]
+        basis[:, 0] = 0  # the constant is no content
+        read, note = basis[:hd], basis[hd:2 * hd]
+        v.copy_(read)
+        self.out[0][:, :hd] = 0.25 * EMBEDDING * note.t()
+        slow = [r for i in range(hd // 2) if theta[i] < 0.04 for r in (2 * i, 2 * i + 1)]
+        for h in (0, 1):
+            rows = slice(h * hd, (h + 1) * hd)
+            q, k = self.qkv[1][:d][rows], self.qkv[1][d:2 * d][rows]
+            q.zero_()
+            k.zero_()
+            q[slow], k[slow] = 1.6 * read[slow], 1.6 * note[slow]
+            carry = basis[(2 + h) * hd:(3 + h) * hd]
+            self.qkv[1][2 * d:][rows] = carry
+            self.out[1][:, rows] = 0.5 * EMBEDDING * carry.t()
 
     def table(self):
         """One row per base piece."""
-        return self.emb + 0.7 * F.embedding_bag(self.g_flat, self.groups, self.g_off, mode="mean")
+        t = self.emb + 0.7 * F.embedding_bag(self.g_flat, self.groups, self.g_off, mode="mean")
+        return t - t.mean(0)  # the softmax does not see a common part
 
     def full_table(self):
         """One row per token, as exported."""
-        return self.table()[self.base] + self.cap[:, None] * self.flags[0] + self.space[:, None] * self.flags[1]
+        return self.bias + self.table()[self.base] + self.cap[:, None] * self.flags[0] + self.space[:, None] * self.flags[1]
 
     def rms(self, x, w):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.cfg["eps"]) * w
@@ -105,7 +146,7 @@ class Model(nn.Module):
         B, T = ids.shape
         H, d = self.cfg["heads"], self.cfg["dim"]
         hd = d // H
-        x = table[self.base[ids]] + self.cap[ids].unsqueeze(-1) * self.flags[0] \
+        x = self.bias + table[self.base[ids]] + self.cap[ids].unsqueeze(-1) * self.flags[0] \
             + self.space[ids].unsqueeze(-1) * self.flags[1]
         x = self.dropout(x)
         cos, sin = self.cos[:T].view(1, T, 1, hd // 2), self.sin[:T].view(1, T, 1, hd // 2)
