@@ -18,7 +18,7 @@
 #include "host/guest.h"
 #include "host/prob.h"
 
-#define CHUNK_MS 100.0      // of prompt, while nobody else is generating; half where somebody is
+#define CHUNK_MS 60.0      // of prompt, while nobody else is generating; half where somebody is
 #define CHUNK_TOKENS_MIN 16 // below it the batch's fixed cost dominates
 #define COPY_TOKENS_MIN 64  // a busy sequence is copied for a common prefix at least so long
 #define PARSE_SHARE 4       // parse again only after 4 times what the last parse took: at most 20 % of the time
@@ -759,9 +759,9 @@ static bool open_engine(struct engine *e, struct host_guest *g) {
     e->slot_count = g->context ? g->ready.parallel : 0;
     e->swa = llama_model_n_swa(g->model);
     e->recurrent = llama_model_is_recurrent(g->model) || llama_model_is_hybrid(g->model);
-    // A guess until the first prompt was measured: 40 billion multiply-adds a second and thread.
+    // A careful guess until the first prompt was measured: 10 billion multiply-adds a second and thread.
     double params = (double)g->ready.params + 1;
-    e->tokens_per_ms = 4e7 * g->ready.threads / params;
+    e->tokens_per_ms = 1e7 * g->ready.threads / params;
     td_buf_init(&e->out, TD_HOST_FRAME_BYTES_MAX);
     e->slots = td_calloc(e->slot_count, sizeof *e->slots);
     e->batch = llama_batch_init(HOST_CHUNK_MAX + HOST_PARALLEL_MAX, 0, 1);

@@ -60,6 +60,7 @@ struct td_guest {
 
 struct td_model {
     struct td_model *next;
+    uint64_t number; // from 1
     char *path, *name;
     uint32_t context, parallel, threads, gpu_layers;
     uint64_t memory_bytes_max;
@@ -172,6 +173,11 @@ static void drop_guest(struct td_guest *g) {
 
 // ---- prompts that end guests
 
+// A prompt is judged with the model that it ended: a broken model must not outlaw prompts for the others.
+static uint64_t with_model(const struct td_model *model, uint64_t prompt) {
+    return prompt ^ (model->number * 0x9E3779B97F4A7C15ull);
+}
+
 static bool is_quarantined(struct td_manager *m, uint64_t prompt) {
     for (uint32_t i = 0; i < QUARANTINE_MAX; i++)
         if (m->quarantine[i].strikes >= STRIKES_MAX && m->quarantine[i].prompt == prompt)
@@ -254,7 +260,7 @@ static void judge(struct td_manager *m, struct td_guest *g, const siginfo_t *how
     g->judged = true;
     g->guilty = !g->ours && (!alive || !outside); // dead and not ours: it hung or broke the protocol
     for (uint32_t i = 0; i < g->suspect_count && g->guilty; i++)
-        strike(m, g->suspects[i]);
+        strike(m, with_model(g->model, g->suspects[i]));
     if (!alive)
         return;
     end_guest(g, false);
@@ -714,6 +720,7 @@ static struct td_model *find_or_add(struct td_manager *m, const struct td_target
     if (!model)
         return NULL;
     *model = (struct td_model){.next = m->models,
+                               .number = m->model_count + 1,
                                .path = td_strndup(t->model.p, t->model.n),
                                .name = td_strndup(name.p, name.n),
                                .context = t->context,
@@ -746,7 +753,7 @@ enum td_err td_manager_want(struct td_manager *m, const struct td_target *target
     struct td_model *model = find_or_add(m, target);
     if (!model)
         err = td_error_set(e, TD_ERR_NOMEM, "no room for another model");
-    else if (is_quarantined(m, prompt))
+    else if (is_quarantined(m, with_model(model, prompt)))
         err = td_error_set(e, TD_ERR_HOST_CRASH, "this prompt stopped the model twice and is not tried again");
     else
         err = fresh_failure(model, e);
@@ -815,7 +822,7 @@ void td_manager_suspect(struct td_manager *m, struct td_guest *guest, uint64_t p
     pthread_mutex_lock(&m->lock);
     if (guest->judged) {
         if (guest->guilty)
-            strike(m, prompt);
+            strike(m, with_model(guest->model, prompt));
     } else if (guest->suspect_count < SUSPECTS_MAX) {
         guest->suspects[guest->suspect_count++] = prompt;
     }

@@ -189,6 +189,21 @@ static inline void ask_close(struct ask *a) {
     a->embedding = NULL;
 }
 
+// Turns the loop until `condition` or the deadline.
+#define house_until(h, condition, ms_max)                                                                              \
+    ({                                                                                                                 \
+        uint64_t until_ = td_now_ns() + (ms_max)*TD_MS_NS;                                                             \
+        while (!(condition) && td_now_ns() < until_)                                                                   \
+            house_turn(h);                                                                                             \
+        (condition);                                                                                                   \
+    })
+
+static inline struct td_manager_status house_status(struct house *h, const struct td_target *t) {
+    struct td_manager_status s;
+    td_manager_status(h->manager, t, &s);
+    return s;
+}
+
 // Starts and waits; the outcome is in *a.
 static inline bool ask_all(struct ask *a, uint32_t ms_max) {
     return ask_start(a) == TD_OK ? ask_wait(a, ms_max) : true;
