@@ -339,6 +339,8 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
                                       .retry_after_ms = r->retry_after_ms,
                                       .probe = s->admission.probe,
                                       .answered = r->http_status != 0 || r->first_ns != 0};
+        if (r->end_ns > r->start_ns)
+            o.duration_us = (r->end_ns - r->start_ns) / 1000;
         if (r->first_ns > r->start_ns)
             o.ttft_us = (r->first_ns - r->start_ns) / 1000;
         if (r->usage.completion_tokens > 1 && r->end_ns > r->first_ns && r->first_ns)

@@ -46,6 +46,7 @@ struct td_health_outcome {
     bool answered;           // any byte of a response came: the link works
     uint64_t ttft_us;        // 0 no first token
     uint64_t itl_us;         // mean time per token after the first; 0 unknown
+    uint64_t duration_us;    // of the attempt; tells a connection that hung from one that was refused
 };
 void td_health_end(struct td_health *health, const struct td_target *target, const struct td_health_outcome *outcome,
                    uint64_t now_ns);

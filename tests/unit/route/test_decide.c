@@ -339,6 +339,103 @@ static void the_same_inputs_give_the_same_plan(void **state) {
     td_config_unref(c);
 }
 
+static struct td_buf explain(const struct td_config *c, const struct td_facts *f, const struct td_world *w,
+                             struct td_arena *a) {
+    const struct td_plan *plan = NULL;
+    struct td_buf b;
+    td_buf_init(&b, 1 << 20);
+    assert_ok(td_decide(f, &c->policy, w, a, &plan));
+    assert_ok(td_explain_json(plan, &c->policy, f, &b));
+    return b;
+}
+
+static void a_stored_decision_replays_byte_for_byte(void **state) {
+    (void)state;
+    struct td_config *c = config_of(HOUSE RULES);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct td_arena a;
+        struct td_facts f, g;
+        struct td_world w, v;
+        struct td_buf inputs, again;
+        td_arena_init(&a, 4 << 20);
+        td_buf_init(&inputs, 1 << 16);
+        td_buf_init(&again, 1 << 16);
+        decide_row(&rows[i], c, &a, &f, &w);
+        f.draw = UINT64_MAX - i;
+        w.targets[US].itl_us_p50 = 12345;
+        w.targets[US].budget_left_nusd = -7;
+        struct td_buf before = explain(c, &f, &w, &a);
+        assert_ok(td_decision_inputs_write(&f, &w, &c->policy, &inputs));
+        assert_ok(td_decision_inputs_read(td_buf_str(&inputs), &c->policy, &a, &g, &v, NULL));
+        assert_memory_equal(&v, &w, sizeof v);
+        struct td_buf after = explain(c, &g, &v, &a);
+        assert_int_equal(before.n, after.n);
+        assert_memory_equal(before.p, after.p, before.n);
+        assert_ok(td_decision_inputs_write(&g, &v, &c->policy, &again));
+        assert_int_equal(inputs.n, again.n);
+        assert_memory_equal(inputs.p, again.p, again.n);
+        td_buf_finish(&before);
+        td_buf_finish(&after);
+        td_buf_finish(&inputs);
+        td_buf_finish(&again);
+        td_arena_finish(&a);
+    }
+    td_config_unref(c);
+}
+
+static void a_row_replays_under_another_policy(void **state) {
+    (void)state;
+    struct td_config *c = config_of(HOUSE RULES);
+    struct td_config *other = config_of("version: 1\ntargets:\n"
+                                        "  - {name: new, tier: device, provider: llama, model: /n.gguf, quality: 0.8}\n"
+                                        "  - {name: rack, tier: onprem, provider: openai, model: mid, base_url: "
+                                        "'https://rack.lan/v1', terminal: true, region: eu, clearance: internal}\n");
+    struct row row = {.change = rack_open};
+    struct td_arena a;
+    struct td_facts f, g;
+    struct td_world w, v;
+    struct td_buf inputs;
+    td_arena_init(&a, 4 << 20);
+    td_buf_init(&inputs, 1 << 16);
+    decide_row(&row, c, &a, &f, &w);
+    f.labels = td_policy_label(&c->policy, TD_STR("forbidden")) | TD_LABEL_PHI;
+    assert_ok(td_decision_inputs_write(&f, &w, &c->policy, &inputs));
+    assert_ok(td_decision_inputs_read(td_buf_str(&inputs), &other->policy, &a, &g, &v, NULL));
+    assert_int_equal(g.labels, TD_LABEL_PHI | TD_LABEL_OTHER);
+    assert_true(v.targets[0].ready);
+    assert_int_equal(v.targets[1].breaker, TD_BREAKER_OPEN);
+    td_buf_finish(&inputs);
+    td_arena_finish(&a);
+    td_config_unref(c);
+    td_config_unref(other);
+}
+
+static void what_was_never_written_is_refused(void **state) {
+    (void)state;
+    static const char *const texts[] = {
+        "",
+        "{}",
+        "[]",
+        "{\"v\":2,\"facts\":{},\"world\":{},\"targets\":{}}",
+        "{\"v\":1,\"facts\":[],\"world\":{},\"targets\":{}}",
+        "{\"v\":1,\"facts\":{\"kind\":3},\"world\":{},\"targets\":{}}",
+        "{\"v\":1,\"facts\":{\"in\":-1},\"world\":{},\"targets\":{}}",
+        "{\"v\":1,\"facts\":{\"in\":4294967296},\"world\":{},\"targets\":{}}",
+        "{\"v\":1,\"facts\":{\"labels\":[1]},\"world\":{},\"targets\":{}}",
+        "{\"v\":1,\"facts\":{},\"world\":{},\"targets\":{\"us\":{\"breaker\":9}}}",
+    };
+    struct td_config *c = config_of(HOUSE);
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        struct td_arena a;
+        struct td_facts f;
+        struct td_world w;
+        td_arena_init(&a, 1 << 20);
+        assert_int_equal(td_decision_inputs_read(td_str_of(texts[i]), &c->policy, &a, &f, &w, NULL), TD_ERR_BAD_JSON);
+        td_arena_finish(&a);
+    }
+    td_config_unref(c);
+}
+
 static void unknown_models_are_unknown(void **state) {
     (void)state;
     struct td_config *c = config_of(HOUSE);
@@ -487,6 +584,9 @@ int main(void) {
         cmocka_unit_test(the_table_holds),
         cmocka_unit_test(every_step_passes_the_door),
         cmocka_unit_test(the_same_inputs_give_the_same_plan),
+        cmocka_unit_test(a_stored_decision_replays_byte_for_byte),
+        cmocka_unit_test(a_row_replays_under_another_policy),
+        cmocka_unit_test(what_was_never_written_is_refused),
         cmocka_unit_test(unknown_models_are_unknown),
         cmocka_unit_test(equals_share_the_work),
         cmocka_unit_test(the_error_says_what_refused_whom),

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "unit.h"
+
+#include <pthread.h>
+#include <stdio.h>
+
+#include "base/hash.h"
+#include "base/time.h"
+#include "target/health.h"
+#include "target/quantile.h"
+
+#define MS TD_MS_NS
+#define S TD_S_NS
+static uint64_t t0 = 1000 * TD_S_NS;
+
+static struct td_target target(const char *name, bool local) {
+    struct td_target t = {.name = td_str_of(name),
+                          .tier = local ? TD_TIER_DEVICE : TD_TIER_CLOUD,
+                          .provider = local ? TD_PROVIDER_LLAMA : TD_PROVIDER_OPENAI,
+                          .loopback = local,
+                          .model_found = true,
+                          .parallel = local ? 4 : 0,
+                          .queue_max = 64,
+                          .timeouts = {2000, 10000, 15000, 120000}};
+    t.name_hash = td_hash64(t.name);
+    return t;
+}
+
+static struct td_health *health_of(const struct td_target *targets, uint32_t count) {
+    struct td_health *h = td_health_create();
+    assert_non_null(h);
+    assert_ok(td_health_adopt(h, targets, count, t0));
+    return h;
+}
+
+static struct td_target_state state_of(struct td_health *h, const struct td_target *t, uint64_t now) {
+    struct td_world w;
+    td_health_world(h, t, 1, false, now, &w);
+    return w.targets[0];
+}
+
+// One attempt from `now` that ends `after_ms` later.
+static void attempt(struct td_health *h, const struct td_target *t, enum td_err code, uint64_t now, uint64_t after_ms) {
+    struct td_admission a = td_health_admit(h, t, false, true, now);
+    assert_true(a.admitted);
+    struct td_health_outcome o = {.code = code,
+                                  .probe = a.probe,
+                                  .answered = code == TD_OK || code == TD_ERR_UPSTREAM_SERVER,
+                                  .ttft_us = code == TD_OK ? after_ms * 1000 : 0,
+                                  .duration_us = after_ms * 1000};
+    td_health_end(h, t, &o, now + after_ms * MS);
+}
+
+static void three_failures_open_and_a_probe_closes(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    for (int i = 0; i < 2; i++)
+        attempt(h, &t, TD_ERR_UPSTREAM_SERVER, t0, 1);
+    assert_int_equal(state_of(h, &t, t0).breaker, TD_BREAKER_CLOSED);
+    attempt(h, &t, TD_ERR_UPSTREAM_SERVER, t0, 1);
+    assert_int_equal(state_of(h, &t, t0 + MS).breaker, TD_BREAKER_OPEN);
+    struct td_admission a = td_health_admit(h, &t, false, false, t0 + 500 * MS);
+    assert_false(a.admitted);
+    assert_int_equal(a.refused, TD_ADMIT_OPEN);
+    assert_true(a.retry_after_ms > 0 && a.retry_after_ms <= 1000);
+    assert_true(td_health_admit(h, &t, false, true, t0 + 500 * MS).admitted); // the last candidate is never ejected
+    td_health_end(h, &t, &(struct td_health_outcome){.code = TD_ERR_CANCELLED}, t0 + 501 * MS);
+    uint64_t now = t0 + 1100 * MS;
+    struct td_target_state s = state_of(h, &t, now);
+    assert_int_equal(s.breaker, TD_BREAKER_HALF_OPEN);
+    assert_true(s.probe_ok);
+    a = td_health_admit(h, &t, false, false, now);
+    assert_true(a.admitted && a.probe);
+    assert_false(td_health_admit(h, &t, false, false, now + 1).admitted); // one probe at a time
+    assert_false(state_of(h, &t, now).probe_ok);
+    td_health_end(h, &t, &(struct td_health_outcome){.probe = true, .answered = true, .ttft_us = 1000}, now + 10 * MS);
+    s = state_of(h, &t, now + 10 * MS);
+    assert_int_equal(s.breaker, TD_BREAKER_CLOSED);
+    assert_int_equal(s.ramp_ppm, 250000);
+    assert_int_equal(state_of(h, &t, now + 600 * MS).ramp_ppm, 500000);
+    assert_int_equal(state_of(h, &t, now + 1100 * MS).ramp_ppm, 1000000);
+    td_health_destroy(h);
+}
+
+// A minute of outage under steady traffic: few probes while it lasts, and in use again soon after.
+static void an_outage_costs_few_probes_and_ends_soon(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    uint64_t down = t0 + 5 * S, up = t0 + 65 * S, back = 0;
+    unsigned tries_down = 0;
+    for (uint64_t now = t0; now < t0 + 80 * S; now += 50 * MS) {
+        struct td_admission a = td_health_admit(h, &t, false, false, now);
+        if (!a.admitted)
+            continue;
+        bool ok = now < down || now >= up;
+        tries_down += !ok && now > down + S;
+        if (ok && now >= up && !back)
+            back = now;
+        td_health_end(h, &t,
+                      &(struct td_health_outcome){
+                          .code = ok ? TD_OK : TD_ERR_UPSTREAM_SERVER, .probe = a.probe, .answered = true},
+                      now + 5 * MS);
+    }
+    assert_true(tries_down <= 60);
+    assert_true(back && back - up <= 3 * S);
+    assert_int_equal(state_of(h, &t, back + 2 * S).ramp_ppm, 1000000);
+    td_health_destroy(h);
+}
+
+static void a_cancelled_probe_gives_its_place_back(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    attempt(h, &t, TD_ERR_CONNECT, t0, 1);
+    uint64_t now = t0 + 1200 * MS;
+    assert_true(td_health_admit(h, &t, false, true, now).probe);
+    td_health_end(h, &t, &(struct td_health_outcome){.code = TD_ERR_CANCELLED, .probe = true}, now + MS);
+    assert_int_equal(state_of(h, &t, now + MS).breaker, TD_BREAKER_HALF_OPEN);
+    assert_false(state_of(h, &t, now + MS).probe_ok); // still one a second
+    assert_true(state_of(h, &t, now + S).probe_ok);
+    td_health_destroy(h);
+}
+
+static void the_requests_own_faults_do_not_count(void **state) {
+    (void)state;
+    static const enum td_err codes[] = {TD_ERR_UPSTREAM_REQUEST, TD_ERR_CONTEXT_LENGTH, TD_ERR_CONTENT_POLICY,
+                                        TD_ERR_NOT_FOR_ME,       TD_ERR_CANCELLED,      TD_ERR_DEADLINE};
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    for (size_t i = 0; i < 60; i++)
+        attempt(h, &t, codes[i % 6], t0 + i * MS, 1);
+    assert_int_equal(state_of(h, &t, t0 + S).breaker, TD_BREAKER_CLOSED);
+    assert_int_equal(state_of(h, &t, t0 + S).failures_ppm, 0);
+    td_health_destroy(h);
+}
+
+static void half_of_many_opens_too_and_old_failures_are_forgiven(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    for (int i = 0; i < 4; i++)
+        attempt(h, &t, i % 2 ? TD_ERR_CUT : TD_OK, t0 + (uint64_t)i * MS, 1);
+    assert_int_equal(state_of(h, &t, t0 + S).breaker, TD_BREAKER_CLOSED); // four are too few
+    attempt(h, &t, TD_ERR_CUT, t0 + S, 1);
+    assert_int_equal(state_of(h, &t, t0 + S + MS).breaker, TD_BREAKER_OPEN);
+    struct td_target u = target("d", false);
+    assert_ok(td_health_adopt(h, &u, 1, t0));
+    attempt(h, &u, TD_ERR_CUT, t0, 1);
+    attempt(h, &u, TD_ERR_CUT, t0, 1);
+    attempt(h, &u, TD_ERR_CUT, t0 + 40 * S, 1);
+    assert_int_equal(state_of(h, &u, t0 + 40 * S + MS).breaker, TD_BREAKER_CLOSED);
+    td_health_destroy(h);
+}
+
+static void retry_after_is_kept(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    assert_true(td_health_admit(h, &t, false, false, t0).admitted);
+    td_health_end(
+        h, &t, &(struct td_health_outcome){.code = TD_ERR_UPSTREAM_RATE, .retry_after_ms = 7000, .answered = true}, t0);
+    struct td_admission a = td_health_admit(h, &t, false, true, t0 + 6999 * MS); // not even as the last one
+    assert_false(a.admitted);
+    assert_int_equal(a.refused, TD_ADMIT_RETRY_AFTER);
+    assert_int_equal(a.retry_after_ms, 1);
+    assert_int_equal(state_of(h, &t, t0 + 5 * S).retry_after_ms, 2000);
+    assert_true(td_health_admit(h, &t, false, false, t0 + 7000 * MS).admitted);
+    td_health_destroy(h);
+}
+
+static void retries_are_a_tenth_of_calls(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    unsigned retries = 0;
+    for (int i = 0; i < 1000; i++) {
+        attempt(h, &t, TD_OK, t0 + (uint64_t)i * MS, 1);
+        retries += td_health_retry(h, &t, t0);
+    }
+    assert_true(retries >= 100 && retries <= 103);
+    for (int i = 0; i < 1000; i++)
+        attempt(h, &t, TD_OK, t0 + S, 1);
+    retries = 0;
+    while (td_health_retry(h, &t, t0))
+        retries++;
+    assert_int_equal(retries, 10); // saved up, but not without end
+    td_health_destroy(h);
+}
+
+static void hedges_keep_their_share(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    unsigned hedges = 0;
+    assert_false(td_health_hedge(h, 20000));
+    for (int i = 0; i < 10000; i++) {
+        attempt(h, &t, TD_OK, t0 + (uint64_t)i * MS, 1);
+        hedges += td_health_hedge(h, 20000);
+    }
+    assert_int_equal(hedges, 200);
+    td_health_destroy(h);
+}
+
+static void delays_are_jittered_and_the_servers_wish_wins(void **state) {
+    (void)state;
+    uint32_t max = 0;
+    for (uint64_t d = 0; d < 1000; d++) {
+        uint32_t ms = td_retry_delay_ms(1, 0, d * 0x9e3779b97f4a7c15u);
+        assert_true(ms <= 200);
+        max = ms > max ? ms : max;
+        assert_true(td_retry_delay_ms(0, 3000, d) >= 3000);
+    }
+    assert_true(max > 150);
+}
+
+static void a_reload_forgets_nothing(void **state) {
+    (void)state;
+    struct td_target two[2] = {target("a", false), target("b", false)};
+    struct td_health *h = health_of(two, 2);
+    attempt(h, &two[0], TD_OK, t0, 300);
+    for (int i = 0; i < 3; i++)
+        attempt(h, &two[1], TD_ERR_UPSTREAM_SERVER, t0, 1);
+    struct td_target again[2] = {target("b", false), target("c", false)};
+    assert_ok(td_health_adopt(h, again, 2, t0 + MS));
+    assert_int_equal(state_of(h, &again[0], t0 + 2 * MS).breaker, TD_BREAKER_OPEN);
+    assert_int_equal(state_of(h, &again[1], t0 + 2 * MS).breaker, TD_BREAKER_CLOSED);
+    assert_in_range(state_of(h, &two[0], t0 + S).ttft_ms_p50, 270, 330); // a running request still counts there
+    td_health_destroy(h);
+}
+
+static void more_names_than_entries_make_room(void **state) {
+    (void)state;
+    struct td_health *h = td_health_create();
+    for (unsigned i = 0; i < TD_HEALTH_ENTRIES_MAX + 50; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "t%u", i);
+        struct td_target t = target(name, false);
+        assert_ok(td_health_adopt(h, &t, 1, t0));
+        assert_true(td_health_admit(h, &t, false, false, t0).admitted);
+    }
+    td_health_destroy(h);
+}
+
+static void the_queue_is_bounded_and_batch_is_shed_first(void **state) {
+    (void)state;
+    struct td_target t = target("d", true);
+    struct td_health *h = health_of(&t, 1);
+    unsigned batch = 0, interactive = 0;
+    while (td_health_admit(h, &t, true, false, t0).admitted)
+        batch++;
+    assert_int_equal(batch, 4 + 32);
+    while (td_health_admit(h, &t, false, false, t0).admitted)
+        interactive++;
+    assert_int_equal(batch + interactive, 4 + 64);
+    struct td_target_state s = state_of(h, &t, t0);
+    assert_true(s.full);
+    assert_int_equal(s.active, 4);
+    assert_int_equal(s.queued, 64);
+    assert_int_equal(td_health_admit(h, &t, false, true, t0).refused,
+                     TD_ADMIT_FULL); // memory is not a matter of health
+    td_health_destroy(h);
+}
+
+// A local model that answers one request in 50 ms, four at once, offered ten times what it can do.
+static void overload_keeps_the_wait_short(void **state) {
+    (void)state;
+    enum { SLOTS = 4, SERVICE_MS = 50, RUNNING_MAX = 80 };
+    struct td_target t = target("d", true);
+    struct td_health *h = health_of(&t, 1);
+    uint64_t arrived[RUNNING_MAX], free_at[SLOTS] = {0}, ends[RUNNING_MAX];
+    uint32_t running = 0, done = 0, late = 0;
+    for (uint64_t ms = 0; ms < 20000; ms++) {
+        for (uint32_t i = 0; i < running;) {
+            if (ends[i] > ms) {
+                i++;
+                continue;
+            }
+            uint64_t took = ends[i] - arrived[i];
+            if (ms > 2000) {
+                done++;
+                late += took > 2 * SERVICE_MS;
+            }
+            td_health_end(h, &t, &(struct td_health_outcome){.ttft_us = took * 1000, .answered = true}, t0 + ms * MS);
+            ends[i] = ends[running - 1];
+            arrived[i] = arrived[--running];
+        }
+        for (int k = 0; k < (ms % 5 ? 1 : 0); k++) { // 800 a second
+            if (!td_health_admit(h, &t, false, false, t0 + ms * MS).admitted)
+                continue;
+            uint32_t slot = 0;
+            for (uint32_t i = 1; i < SLOTS; i++)
+                if (free_at[i] < free_at[slot])
+                    slot = i;
+            uint64_t start = free_at[slot] > ms ? free_at[slot] : ms;
+            free_at[slot] = start + SERVICE_MS;
+            arrived[running] = ms;
+            ends[running++] = free_at[slot];
+        }
+    }
+    double goodput = done / (18.0 * SLOTS * 1000 / SERVICE_MS);
+    print_message("goodput %.3f of peak, %u of %u later than twice unloaded\n", goodput, late, done);
+    assert_true(goodput >= 0.9);
+    assert_true(late * 100 <= done);
+    td_health_destroy(h);
+}
+
+static void a_dead_link_is_noticed_at_the_first_timeout(void **state) {
+    (void)state;
+    struct td_target two[2] = {target("a", false), target("b", false)};
+    struct td_health *h = health_of(two, 2);
+    uint64_t since;
+    assert_true(td_health_link_up(h, NULL));
+    attempt(h, &two[0], TD_OK, t0, 100);
+    uint64_t now = t0 + 10 * S;
+    attempt(h, &two[0], TD_ERR_CONNECT, now, 2000); // hung until the connect limit
+    now += 2 * S;
+    assert_false(td_health_link_up(h, &since));
+    assert_true(since == now);
+    assert_false(td_health_admit(h, &two[1], false, false, now).admitted); // without waiting for it
+    assert_true(td_health_link_probe_due(h, 2000, now));
+    assert_false(td_health_link_probe_due(h, 2000, now + S));
+    assert_true(td_health_link_probe_due(h, 2000, now + 2 * S));
+    td_health_link_result(h, true, 30, now + 3 * S);
+    assert_true(td_health_link_up(h, NULL));
+    assert_true(td_health_admit(h, &two[1], false, false, now + 3 * S).admitted);
+    td_health_destroy(h);
+}
+
+static void a_refused_connection_is_the_targets_own_matter(void **state) {
+    (void)state;
+    struct td_target two[2] = {target("a", false), target("b", false)};
+    struct td_health *h = health_of(two, 2);
+    attempt(h, &two[0], TD_ERR_CONNECT, t0, 1);
+    assert_true(td_health_link_up(h, NULL));
+    assert_int_equal(state_of(h, &two[0], t0 + 2 * MS).breaker, TD_BREAKER_OPEN); // nobody else waits for it
+    attempt(h, &two[1], TD_ERR_CONNECT, t0 + 3 * MS, 1);
+    assert_false(td_health_link_up(h, NULL)); // nobody is left who might answer
+    attempt(h, &two[1], TD_OK, t0 + 5 * MS, 1);
+    assert_true(td_health_link_up(h, NULL));
+    struct td_target local = target("l", true);
+    assert_ok(td_health_adopt(h, &local, 1, t0));
+    attempt(h, &local, TD_ERR_CONNECT, t0 + 20 * S, 2000);
+    assert_true(td_health_link_up(h, NULL)); // what stays on this machine says nothing of the network
+    td_health_destroy(h);
+}
+
+static void a_forced_link_is_not_sensed(void **state) {
+    (void)state;
+    struct td_target t = target("a", false);
+    struct td_health *h = health_of(&t, 1);
+    struct td_world w;
+    td_health_force_link(h, TD_CONNECTIVITY_OFFLINE);
+    assert_false(td_health_link_up(h, NULL));
+    assert_false(td_health_link_probe_due(h, 1000, t0));
+    td_health_world(h, &t, 1, false, t0, &w);
+    assert_int_equal(w.link.forced, TD_CONNECTIVITY_OFFLINE);
+    td_health_force_link(h, TD_CONNECTIVITY_AUTO);
+    assert_true(td_health_link_up(h, NULL));
+    td_health_destroy(h);
+}
+
+static void quantiles_are_close_and_fade(void **state) {
+    (void)state;
+    struct td_quantile q = {0};
+    assert_int_equal(td_quantile_at(&q, 500000), 0);
+    for (uint32_t i = 1; i <= 100; i++)
+        td_quantile_add(&q, i * 10);
+    assert_in_range(td_quantile_at(&q, 500000), 440, 560);
+    assert_in_range(td_quantile_at(&q, 950000), 840, 1060);
+    for (uint32_t i = 0; i < 1000; i++)
+        td_quantile_add(&q, 20);
+    assert_in_range(td_quantile_at(&q, 950000), 18, 22);
+    td_quantile_add(&q, UINT64_MAX);
+    td_quantile_add(&q, 0);
+}
+
+struct crowd {
+    struct td_health *h;
+    const struct td_target *t;
+};
+static void *hammer(void *arg) {
+    struct crowd *c = arg;
+    for (uint64_t i = 0; i < 2000; i++) {
+        struct td_world w;
+        struct td_admission a = td_health_admit(c->h, c->t, i & 1, false, t0 + i * MS);
+        td_health_world(c->h, c->t, 1, false, t0 + i * MS, &w);
+        if (a.admitted)
+            td_health_end(c->h, c->t,
+                          &(struct td_health_outcome){
+                              .code = i % 7 ? TD_OK : TD_ERR_CUT, .probe = a.probe, .answered = true, .ttft_us = 1000},
+                          t0 + i * MS);
+        if (i % 100 == 0)
+            (void)!td_health_adopt(c->h, c->t, 1, t0);
+    }
+    return NULL;
+}
+
+static void many_threads_lose_no_count(void **state) {
+    (void)state;
+    struct td_target t = target("d", true);
+    struct crowd c = {health_of(&t, 1), &t};
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, hammer, &c), 0);
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    struct td_target_state s = state_of(c.h, &t, t0 + 100 * S);
+    assert_int_equal(s.active + s.queued, 0);
+    td_health_destroy(c.h);
+}
+
+static void this_machine_has_memory_and_cores(void **state) {
+    (void)state;
+    struct td_world w = {0};
+    td_device_facts(&w, td_now_ns());
+    assert_true(w.device.cores >= 1 && w.device.ram_bytes > w.device.ram_free_bytes && w.device.ram_free_bytes > 0);
+    assert_true(w.device.battery_percent <= 100);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(three_failures_open_and_a_probe_closes),
+        cmocka_unit_test(an_outage_costs_few_probes_and_ends_soon),
+        cmocka_unit_test(a_cancelled_probe_gives_its_place_back),
+        cmocka_unit_test(the_requests_own_faults_do_not_count),
+        cmocka_unit_test(half_of_many_opens_too_and_old_failures_are_forgiven),
+        cmocka_unit_test(retry_after_is_kept),
+        cmocka_unit_test(retries_are_a_tenth_of_calls),
+        cmocka_unit_test(hedges_keep_their_share),
+        cmocka_unit_test(delays_are_jittered_and_the_servers_wish_wins),
+        cmocka_unit_test(a_reload_forgets_nothing),
+        cmocka_unit_test(more_names_than_entries_make_room),
+        cmocka_unit_test(the_queue_is_bounded_and_batch_is_shed_first),
+        cmocka_unit_test(overload_keeps_the_wait_short),
+        cmocka_unit_test(a_dead_link_is_noticed_at_the_first_timeout),
+        cmocka_unit_test(a_refused_connection_is_the_targets_own_matter),
+        cmocka_unit_test(a_forced_link_is_not_sensed),
+        cmocka_unit_test(quantiles_are_close_and_fade),
+        cmocka_unit_test(many_threads_lose_no_count),
+        cmocka_unit_test(this_machine_has_memory_and_cores),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
