@@ -21,7 +21,7 @@
 #define TD_STORE_TURN_ROWS 4096u    // rows in one transaction, so that acks never wait for an endless one
 #define TD_STORE_RETRY_MS 250u      // how often a refusing disk is asked again
 #define TD_STORE_CLOSE_MS 3000u     // how long closing waits for a refusing disk
-#define TD_STORE_ROLLUP_ROWS 20000u // rows a stats query may have to read itself
+#define TD_STORE_ROLLUP_ROWS 2000u // rows a stats query may have to read itself
 #define TD_STORE_WAL_PAGES 1000u    // checkpoint beyond this many
 
 // Ends of a hash chain.
