@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/time.h"
 #include "runtime/call.h"
@@ -315,6 +316,70 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
     refuse(call, TD_ERR_MODEL_NOT_FOUND, &e, 0);
 }
 
+// ------------------------------------------------------------------------------------------------------ admin, events --
+
+// An operator's method, over the Unix socket of the data directory: it may wait for the disk, so it runs on a thread of its
+// own and comes back to the worker with its answer.
+struct admin_job {
+    struct td_call *call;
+    char method[64];
+    const char *params;
+    char *result;
+    struct td_failure failure;
+    int failed;
+};
+
+static void on_admin_done(void *arg) {
+    struct admin_job *job = arg;
+    struct td_call *call = job->call;
+    enum td_err err;
+    if (job->failed) {
+        err = td_buf_addz(&call->out, "{\"error\":{\"code\":");
+        if (err == TD_OK)
+            err = td_buf_add_json(&call->out, td_str_of(job->failure.code));
+        if (err == TD_OK)
+            err = td_buf_addz(&call->out, ",\"message\":");
+        if (err == TD_OK)
+            err = td_buf_add_json(&call->out, td_str_of(job->failure.message));
+        if (err == TD_OK)
+            err = td_buf_addz(&call->out, "}}");
+    } else {
+        err = td_buf_addz(&call->out, job->result);
+    }
+    if (err == TD_OK)
+        answer_json(call, job->failed ? 400 : 200);
+    else
+        refuse(call, err, NULL, 0);
+    td_string_free(job->result);
+    td_free(job);
+    td_call_unref(call);
+}
+
+static void *admin_main(void *arg) {
+    struct admin_job *job = arg;
+    job->failed = td_admin_call(job->call->worker->runtime, job->method, job->params, &job->result, &job->failure);
+    while (td_loop_post(job->call->worker->loop, on_admin_done, job) != TD_OK)
+        nanosleep(&(struct timespec){0, 10000000}, NULL); // memory may come back; the answer must not be lost
+    return NULL;
+}
+
+static void admin(struct td_call *call, const struct td_http_request *r) {
+    struct admin_job *job = td_calloc(1, sizeof *job);
+    pthread_t thread;
+    if (job) {
+        job->call = call;
+        job->params = td_arena_str(&call->arena, td_str_n(r->body, r->body_length)).p;
+        snprintf(job->method, sizeof job->method, "%s", r->path + 7);
+    }
+    if (!job || !job->params || pthread_create(&thread, NULL, admin_main, job) != 0) {
+        td_free(job);
+        refuse(call, TD_ERR_NOMEM, NULL, 0);
+        td_call_unref(call);
+        return;
+    }
+    pthread_detach(thread);
+}
+
 static bool is_post(const struct td_http_request *r) {
     return strcmp(r->method, "POST") == 0;
 }
@@ -339,6 +404,10 @@ static void route(struct td_call *call, const struct td_http_request *r) {
             infer(call, r, posts[i].kind);
             return;
         }
+    }
+    if (is_post(r) && td_str_starts(path, TD_STR("/admin/")) && strcmp(r->peer, "unix") == 0) {
+        admin(call, r); // keeps the running reference until its thread is done
+        return;
     }
     if (!is_post(r) && td_str_is(path, "/v1/models"))
         models(call, r, TD_STR_NONE);
