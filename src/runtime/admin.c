@@ -360,6 +360,12 @@ static enum td_err outbox_show(struct admin *a, struct td_error *e) {
     return a->list_err;
 }
 
+static enum td_err exchanges_get(struct admin *a, struct td_error *e) {
+    a->first = true;
+    TRY(td_outbox_get(a->rt->store, td_json_get_str(a->params, "tenant"), td_json_get_str(a->params, "id"), on_entry, a, e));
+    return a->list_err;
+}
+
 static bool note_state(void *user, const struct td_outbox_entry *entry) {
     *(enum td_outbox_state *)user = entry->state;
     return false;
@@ -403,6 +409,7 @@ static const struct {
     method_fn *fn;
 } methods[] = {
     {"explain", explain},
+    {"exchanges.get", exchanges_get},
     {"keys.create", keys_create},
     {"keys.list", keys_list},
     {"keys.revoke", keys_revoke},

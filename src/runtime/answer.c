@@ -19,6 +19,7 @@ void td_call_meta(struct td_call *call, const struct td_x_out *done, struct td_a
                   struct td_answer_attempt attempts[TD_ATTEMPTS_MAX]) {
     *meta = (struct td_answer_meta){.exchange = td_str_of(call->exchange_id),
                                     .mode = td_str_of(td_mode_word(call->plan->mode)),
+                                    .queued = call->outbox_acked,
                                     .confidence = NAN,
                                     .attempts = attempts};
     uint32_t n = td_exchange_attempts(call->x), last = call->last_origin;

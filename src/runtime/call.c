@@ -96,6 +96,8 @@ void td_call_refuse(struct td_call *call, enum td_err err, const struct td_error
 static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, bool local_peer,
                          uint32_t *retry_after_ms, struct td_error *e) {
     struct td_runtime *rt = call->worker->runtime;
+    if (call->replay)
+        return TD_OK; // its tenant was known when it was accepted
     bool keys_exist = td_govern_key_count(rt->govern, call->arrival_wall_ms) > 0;
     if (trusted || (local_peer && !keys_exist)) {
         td_govern_anonymous(&call->who);
@@ -103,6 +105,22 @@ static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, 
     }
     (void)retry_after_ms;
     return td_govern_identify(rt->govern, key, call->arrival_wall_ms, &call->who, e);
+}
+
+// A replay is bound by what the request was found to be when it was accepted, and it wants what the device cannot give.
+static void narrow(struct td_call *call) {
+    const struct td_replay *r = call->replay;
+    struct td_facts *f = &call->facts;
+    if (r->data_class > f->data_class)
+        f->data_class = r->data_class;
+    f->labels |= r->labels;
+    if (!f->residency.n)
+        f->residency = r->residency;
+    f->tiers_allowed = (1u << TD_TIER_EDGE) | (1u << TD_TIER_ONPREM) | (1u << TD_TIER_CLOUD);
+    f->mode = TD_MODE_FALLBACK;
+    f->revisions = f->queue = false;
+    f->deadline_ms = r->deadline_ms;
+    f->batch = true;
 }
 
 static enum td_err make_facts(struct td_call *call) {
@@ -114,6 +132,8 @@ static enum td_err make_facts(struct td_call *call) {
     in.budget_left_nusd = td_govern_tenant_left(rt->govern, tenant, call->arrival_wall_ms);
     td_random(&in.draw, sizeof in.draw);
     enum td_err err = td_facts_make(&call->request, &call->config->policy, &in, &call->facts);
+    if (err == TD_OK && call->replay)
+        narrow(call);
     if (err == TD_OK) {
         td_stick_raise(rt->stick, &call->stick_keys, call->facts.data_class, call->facts.labels);
         if (call->stick_keys.count)
@@ -357,40 +377,13 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
     td_buf_finish(&s->body);
 }
 
-static void keep_for_later(struct td_call *call, enum td_x_outbox_why why) {
-    struct td_runtime *rt = call->worker->runtime;
-    struct td_config *config = call->config;
-    if (!config->outbox.enabled)
-        return;
-    static const char *const words[] = {"take_better", "keep_local", "ask"};
-    struct td_str text = td_exchange_text(call->x);
-    struct td_outbox_entry entry = {
-        .id = td_str_of(call->exchange_id),
-        .tenant = td_str_of(call->who.tenant),
-        .conversation = td_str_of(call->conversation),
-        .state = TD_OUTBOX_QUEUED,
-        .priority = call->facts.batch ? 1 : 0,
-        .created_ms = call->arrival_wall_ms,
-        .expires_ms = call->arrival_wall_ms + (int64_t)config->outbox.expiry_s * 1000,
-        .policy_version = call->config->policy.version,
-        .data_class = call->plan->data_class,
-        .labels = call->plan->labels,
-        .residency = call->plan->residency,
-        .reconcile = td_str_of(words[config->outbox.reconcile]),
-        .request = call->request.body,
-    };
-    struct td_ack ack = {call->worker->loop, NULL, NULL};
-    struct td_error e;
-    (void)why, (void)text, (void)ack;
-    if (td_outbox_add(rt->store, &entry, NULL, &e) != TD_OK)
-        td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(e.code));
-}
-
 static void on_end(struct td_call *call, const struct td_x_end *end) {
     struct td_runtime *rt = call->worker->runtime;
     if (end->kind == TD_X_END_ERROR || end->kind == TD_X_END_BROKEN)
         td_counter_add(rt->metrics.failed, 1);
     td_histogram_add(rt->metrics.added, (td_now_ns() - call->arrival_ns) / 1000);
+    if (end->kind == TD_X_END_DEGRADED)
+        td_call_keep_answer(call);
     if (td_exchange_attempts(call->x) == 0)
         td_call_record(call, NULL, end->code);
 }
@@ -430,7 +423,7 @@ static bool carry_out(struct td_call *call, const struct td_x_effect *effect) {
             s->backend->ops->resume(s->backend, s->attempt);
         break;
     case TD_X_DO_OUTBOX:
-        keep_for_later(call, effect->outbox);
+        td_call_keep(call);
         break;
     case TD_X_DO_END:
         on_end(call, &effect->end);

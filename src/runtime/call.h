@@ -65,12 +65,16 @@ struct td_call {
     struct td_slot slots[TD_ATTEMPTS_MAX];
     struct td_timer *timer;
     bool stepping, ended, released, refused;
+    atomic_bool gone; // the same as released, for the event stream's thread
     // Inputs that came up while effects were being carried out.
     struct td_x_input queue[2 * TD_ATTEMPTS_MAX + 8];
     unsigned queue_n;
     unsigned rows_pending; // before_answer: rows whose ack is out
     bool rows_lost;
     uint32_t tokens_used;
+    // The outbox: what was queued for this request, and what a replay brings along.
+    bool outbox_asked, outbox_acked;
+    const struct td_replay *replay; // NULL: a client's own request
 
     const struct td_presenter *presenter;
     // http.c
@@ -85,6 +89,25 @@ struct td_call {
     void *answer_user;
     struct td_public *public_state;
 };
+
+// A request of the outbox that is asked again. Views live until done was called.
+struct td_replay {
+    struct td_str id, request, tenant, residency, idempotency_key;
+    struct td_str allowed; // names of the targets it might go to when it was accepted, each followed by a line feed
+    enum td_class data_class;
+    uint32_t labels;
+    uint32_t deadline_ms;
+    // On the call's worker, exactly once. `body` the whole answer in the client's dialect where err is TD_OK.
+    void (*done)(void *user, enum td_err err, struct td_str body, struct td_str target, struct td_str model, double quality,
+                 bool sent);
+    void *user;
+};
+// Asks it again on some worker: on any target but the device, under the stricter of then and now. TD_ERR_NOMEM: done is not
+// called. Any thread.
+enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) TD_MUST_USE;
+// Queues the request for a better answer (outbox.c); the answer given meanwhile goes along when it is complete.
+void td_call_keep(struct td_call *call);
+void td_call_keep_answer(struct td_call *call);
 
 // Makes a call for `worker` with both references; any thread. NULL without memory.
 struct td_call *td_call_create(struct td_worker *worker);

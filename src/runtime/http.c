@@ -8,6 +8,7 @@
 
 #include "base/time.h"
 #include "runtime/call.h"
+#include "runtime/events.h"
 #include "target/words.h"
 
 // ------------------------------------------------------------------------------------------------------- presenter --
@@ -323,6 +324,7 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
 struct admin_job {
     struct td_call *call;
     char method[64];
+    bool for_client; // errors in the dialect's form
     const char *params;
     char *result;
     struct td_failure failure;
@@ -333,6 +335,15 @@ static void on_admin_done(void *arg) {
     struct admin_job *job = arg;
     struct td_call *call = job->call;
     enum td_err err;
+    if (job->failed && job->for_client) {
+        struct td_error e;
+        td_error_set(&e, TD_ERR_NOT_FOUND, "nothing is kept of this exchange");
+        refuse(call, TD_ERR_NOT_FOUND, &e, 0);
+        td_string_free(job->result);
+        td_free(job);
+        td_call_unref(call);
+        return;
+    }
     if (job->failed) {
         err = td_buf_addz(&call->out, "{\"error\":{\"code\":");
         if (err == TD_OK)
@@ -363,13 +374,15 @@ static void *admin_main(void *arg) {
     return NULL;
 }
 
-static void admin(struct td_call *call, const struct td_http_request *r) {
+// `params` in the call's arena, or NULL without memory.
+static void run_job(struct td_call *call, const char *method, const char *params, bool for_client) {
     struct admin_job *job = td_calloc(1, sizeof *job);
     pthread_t thread;
     if (job) {
         job->call = call;
-        job->params = td_arena_str(&call->arena, td_str_n(r->body, r->body_length)).p;
-        snprintf(job->method, sizeof job->method, "%s", r->path + 7);
+        job->params = params;
+        job->for_client = for_client;
+        snprintf(job->method, sizeof job->method, "%s", method);
     }
     if (!job || !job->params || pthread_create(&thread, NULL, admin_main, job) != 0) {
         td_free(job);
@@ -378,6 +391,47 @@ static void admin(struct td_call *call, const struct td_http_request *r) {
         return;
     }
     pthread_detach(thread);
+}
+
+static void admin(struct td_call *call, const struct td_http_request *r) {
+    run_job(call, r->path + 7, td_arena_str(&call->arena, td_str_n(r->body, r->body_length)).p, false);
+}
+
+// GET /v1/tandem/exchanges/{id}: what became of a request that was kept for a better answer.
+static void exchange_state(struct td_call *call, const struct td_http_request *r, struct td_str id) {
+    if (!may_look(call, r)) {
+        td_call_unref(call);
+        return;
+    }
+    bool plain = id.n == 26 && strspn(id.p, "0123456789ABCDEFGHJKMNPQRSTVWXYZ") >= 26;
+    struct td_str params = td_arena_printf(&call->arena, "{\"id\":\"%.*s\",\"tenant\":\"%s\"}", plain ? 26 : 0,
+                                           plain ? id.p : "", call->who.tenant);
+    run_job(call, "exchanges.get", params.p, true);
+}
+
+// GET /v1/tandem/events: every later answer of this tenant, from now on or from Last-Event-ID.
+static void events(struct td_call *call, const struct td_http_request *r) {
+    struct heads h = {.n = 0};
+    struct td_str last = td_str_trim(header(r, "last-event-id"));
+    uint64_t after = 0;
+    if (!may_look(call, r)) {
+        td_call_unref(call);
+        return;
+    }
+    if (last.n && !td_str_to_u64(last, &after)) {
+        struct td_error e;
+        td_error_set(&e, TD_ERR_BAD_REQUEST, "Last-Event-ID is a number");
+        refuse(call, TD_ERR_BAD_REQUEST, &e, 0);
+        td_call_unref(call);
+        return;
+    }
+    send_head(call, 200, &h, true, SIZE_MAX);
+    if (td_buf_addz(&call->out, ": listening\n\n") == TD_OK)
+        send_data(call);
+    if (td_events_listen(call->worker->runtime->events, call, after) != TD_OK) {
+        send_end(call, false);
+        td_call_unref(call);
+    }
 }
 
 static bool is_post(const struct td_http_request *r) {
@@ -407,6 +461,14 @@ static void route(struct td_call *call, const struct td_http_request *r) {
     }
     if (is_post(r) && td_str_starts(path, TD_STR("/admin/")) && strcmp(r->peer, "unix") == 0) {
         admin(call, r); // keeps the running reference until its thread is done
+        return;
+    }
+    if (!is_post(r) && td_str_is(path, "/v1/tandem/events")) {
+        events(call, r); // the event stream keeps the running reference until the client goes
+        return;
+    }
+    if (!is_post(r) && td_str_starts(path, TD_STR("/v1/tandem/exchanges/"))) {
+        exchange_state(call, r, td_str_n(path.p + 21, path.n - 21));
         return;
     }
     if (!is_post(r) && td_str_is(path, "/v1/models"))

@@ -285,8 +285,9 @@ void td_call_cancel(struct td_call *call) {
 
 static void release(void *arg) {
     struct td_call *call = arg;
+    call->released = true;
+    atomic_store(&call->gone, true);
     if (!call->ended) {
-        call->released = true;
         call->sink_done = true;
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_GONE});
     }

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "runtime/call.h"
+#include "runtime/events.h"
 
 #define TICK_MS 500u // how soon a loaded model or a link that is back is noticed without a request
 
@@ -290,10 +291,15 @@ static enum td_err open_parts(struct td_runtime *rt, const struct td_options *op
         td_health_adopt(rt->health, rt->config->targets, rt->config->target_count, td_now_ns()) != TD_OK)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
     td_health_force_link(rt->health, rt->config->connectivity);
-    return options->operator_only ? TD_OK : make_workers(rt, options, e);
+    if (options->operator_only)
+        return TD_OK;
+    err = make_workers(rt, options, e);
+    if (err == TD_OK && (err = td_events_start(rt, &rt->events)) != TD_OK)
+        td_error_set(e, err, "a thread could not be started");
+    return err;
 }
 
-int td_runtime_open(const struct td_options *options, struct td_runtime **out, struct td_failure *failure) {
+int td_runtime_create(const struct td_options *options, struct td_runtime **out, struct td_failure *failure) {
     struct td_options none = {0};
     struct td_error e = {0};
     struct td_runtime *rt = td_calloc(1, sizeof *rt);
@@ -305,7 +311,7 @@ int td_runtime_open(const struct td_options *options, struct td_runtime **out, s
     name_metrics(rt);
     enum td_err err = open_parts(rt, options ? options : &none, &e);
     if (err != TD_OK) {
-        td_runtime_close(rt);
+        td_runtime_destroy(rt);
         e.code = err;
         return td_failure_from(failure, &e);
     }
@@ -329,13 +335,16 @@ int td_runtime_drain(struct td_runtime *rt, unsigned timeout_ms) {
     return atomic_load(&rt->running) > 0;
 }
 
-void td_runtime_close(struct td_runtime *rt) {
-    if (!rt)
-        return;
-    atomic_store(&rt->draining, true);
+void td_runtime_end_calls(struct td_runtime *rt) {
     for (unsigned i = 0; i < rt->worker_count; i++)
         if (rt->workers[i].started && td_loop_post(rt->workers[i].loop, end_calls, &rt->workers[i]) != TD_OK)
             td_log(TD_LOG_ERROR, "runtime", NULL, "while=close err=memory");
+}
+
+void td_runtime_destroy(struct td_runtime *rt) {
+    atomic_store(&rt->draining, true);
+    td_events_stop(rt->events);
+    td_runtime_end_calls(rt);
     td_runtime_drain(rt, 2000); // calls end at once; only handles that were never released would keep one
     for (unsigned i = 0; i < rt->worker_count; i++)
         if (rt->workers[i].started) {

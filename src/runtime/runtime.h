@@ -60,6 +60,8 @@ struct td_runtime {
     char bound_address[128];
     const char *hosts[64], *origins[64]; // of td_listen_settings_get
     uint64_t started_ns;
+    struct td_events *events;     // events.h
+    struct td_replayer *replayer; // jobs/replay.h; kept here for jobs/open.c
     struct {
         struct td_counter *requests, *failed, *bytes_out, *ledger_lost;
         struct td_gauge *running, *link_up;
@@ -67,6 +69,11 @@ struct td_runtime {
     } metrics;
 };
 
+// The runtime without its jobs; jobs/open.c makes td_runtime_open and td_runtime_close of these.
+int td_runtime_create(const struct td_options *options, struct td_runtime **out, struct td_failure *failure);
+void td_runtime_destroy(struct td_runtime *rt);
+// Ends every running call with an error to its client. Returns at once.
+void td_runtime_end_calls(struct td_runtime *rt);
 // A reference to the configuration in force; `epoch` (may be NULL) its number.
 struct td_config *td_runtime_config(struct td_runtime *rt, uint64_t *epoch);
 // Fills *failure (may be NULL) from an error and returns 1.

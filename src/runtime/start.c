@@ -33,6 +33,17 @@ static void on_event(void *user, const struct td_event *event) {
     td_call_feed(call, &in);
 }
 
+static bool named(struct td_str list, struct td_str name) {
+    while (list.n) {
+        const char *end = memchr(list.p, '\n', list.n);
+        struct td_str line = td_str_n(list.p, end ? (size_t)(end - list.p) : list.n);
+        if (td_str_eq(line, name))
+            return true;
+        list = end ? td_str_n(end + 1, list.n - line.n - 1) : TD_STR_NONE;
+    }
+    return false;
+}
+
 // May it, under the policy it was accepted under and the one in force?
 static bool check_policy(struct td_call *call, const struct td_target *target, uint64_t *epoch,
                          struct td_policy_verdict *verdict) {
@@ -41,6 +52,10 @@ static bool check_policy(struct td_call *call, const struct td_target *target, u
     td_remote_set_policy_version(call->worker->remote, *epoch);
     *verdict = td_policy_check_attempt(&call->config->policy, &current->policy, &call->facts, &call->world, target);
     td_config_unref(current);
+    if (verdict->allowed && call->replay && !named(call->replay->allowed, target->name)) {
+        verdict->allowed = false;
+        verdict->reason = TD_REASON_DENIED; // not by the policy it was accepted under
+    }
     return verdict->allowed;
 }
 
@@ -90,7 +105,7 @@ static enum td_err admit(struct td_call *call, struct td_slot *slot, const struc
     bool last = slot->start.step + 1 >= call->plan->step_count;
     if (slot->start.retry && !td_health_retry(rt->health, target, td_now_ns()))
         return TD_ERR_UPSTREAM_SERVER;
-    if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, call->config->policy.hedge_ppm_max))
+    if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, (uint32_t)(call->config->policy.hedge_share_max * 1e6)))
         return TD_ERR_OVERLOAD;
     slot->admission = td_health_admit(rt->health, target, call->facts.batch, last, td_now_ns());
     slot->admitted = slot->admission.admitted;
@@ -200,7 +215,7 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
         .body = td_buf_str(&slot->body),
         .grant = slot->grant,
         .exchange_id = call->exchange_id,
-        .idempotency_key = target->idempotency ? call->exchange_id : NULL,
+        .idempotency_key = !target->idempotency ? NULL : call->replay ? call->replay->idempotency_key.p : call->exchange_id,
         .deadline_ns = slot->start.deadline_ns,
         .want_tokens = slot->start.want_tokens || call->request.logprobs,
         .priority = call->facts.batch ? 1 : 0,

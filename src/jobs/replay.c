@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "jobs/replay.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "jobs/agree.h"
+#include "runtime/call.h"
+#include "runtime/events.h"
+
+#define LOOK_MS 200u              // how often the outbox is looked at while the network is there
+#define SWEEP_MS 10000u           // how often what expired is moved on
+#define KEEP_MS (7 * 86400000ll)  // finished entries and events stay so long
+#define TRY_MS_MAX 180000u        // one replay
+#define DELAY_MS_BASE 2000u       // after a failed try: doubles with each, with full jitter
+#define DELAY_MS_MAX 300000u
+#define TRIES_MAX 12u             // then it is rejected
+
+struct td_replayer {
+    struct td_runtime *rt;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool stop;
+    // The replay in hand (one at a time: the rate is limited anyway, and order by priority stays true).
+    bool done;
+    enum td_err err;
+    bool sent;
+    struct td_buf body, target, model;
+    double quality;
+    uint64_t last_sweep_ns, next_ns;
+};
+
+// An entry's copy: what the callback of a query gives lives only during it.
+struct work {
+    struct td_arena arena;
+    bool found;
+    struct td_outbox_entry entry;
+    enum td_err err;
+};
+
+static struct td_str keep(struct work *w, struct td_str s) {
+    struct td_str copy = td_arena_str(&w->arena, s);
+    if (!copy.p)
+        w->err = TD_ERR_NOMEM;
+    return copy;
+}
+
+static bool on_entry(void *user, const struct td_outbox_entry *e) {
+    struct work *w = user;
+    w->entry = *e;
+    w->entry.id = keep(w, e->id);
+    w->entry.tenant = keep(w, e->tenant);
+    w->entry.conversation = keep(w, e->conversation);
+    w->entry.residency = keep(w, e->residency);
+    w->entry.reconcile = keep(w, e->reconcile);
+    w->entry.idempotency_key = keep(w, e->idempotency_key);
+    w->entry.request = keep(w, e->request);
+    w->entry.context = keep(w, e->context);
+    w->entry.local.body = keep(w, e->local.body);
+    w->entry.local.target = keep(w, e->local.target);
+    w->entry.cloud.body = keep(w, e->cloud.body);
+    w->entry.cloud.target = keep(w, e->cloud.target);
+    w->found = true;
+    return false;
+}
+
+// Waits on the condition; false when it is time to stop.
+static bool nap(struct td_replayer *r, uint32_t ms) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    uint64_t ns = (uint64_t)until.tv_nsec + ms * TD_MS_NS;
+    until.tv_sec += (time_t)(ns / TD_S_NS);
+    until.tv_nsec = (long)(ns % TD_S_NS);
+    pthread_mutex_lock(&r->lock);
+    if (!r->stop)
+        pthread_cond_timedwait(&r->cond, &r->lock, &until);
+    bool go_on = !r->stop;
+    pthread_mutex_unlock(&r->lock);
+    return go_on;
+}
+
+static void on_done(void *user, enum td_err err, struct td_str body, struct td_str target, struct td_str model,
+                    double quality, bool sent) {
+    struct td_replayer *r = user;
+    pthread_mutex_lock(&r->lock);
+    r->err = err;
+    r->sent = sent;
+    r->quality = quality;
+    if (err == TD_OK && (td_buf_add_str(&r->body, body) != TD_OK || td_buf_add_str(&r->target, target) != TD_OK ||
+                         td_buf_add_str(&r->model, model) != TD_OK))
+        r->err = TD_ERR_NOMEM;
+    r->done = true;
+    pthread_cond_signal(&r->cond);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static enum td_err ask_again(struct td_replayer *r, const struct td_outbox_entry *e) {
+    struct td_replay replay = {.id = e->id,
+                               .request = e->request,
+                               .tenant = e->tenant,
+                               .residency = e->residency,
+                               .idempotency_key = e->idempotency_key,
+                               .allowed = e->context,
+                               .data_class = e->data_class,
+                               .labels = e->labels,
+                               .deadline_ms = TRY_MS_MAX,
+                               .done = on_done,
+                               .user = r};
+    td_buf_clear(&r->body);
+    td_buf_clear(&r->target);
+    td_buf_clear(&r->model);
+    r->done = r->sent = false;
+    enum td_err err = td_call_replay(r->rt, &replay);
+    if (err != TD_OK)
+        return err;
+    pthread_mutex_lock(&r->lock);
+    while (!r->done)
+        pthread_cond_wait(&r->cond, &r->lock);
+    pthread_mutex_unlock(&r->lock);
+    return r->err;
+}
+
+static enum td_err move(struct td_replayer *r, struct td_str id, const struct td_outbox_move *m) {
+    struct td_error e = {0};
+    enum td_err err = td_outbox_move(r->rt->store, id, m, NULL, &e);
+    if (err != TD_OK)
+        td_log(TD_LOG_WARN, "outbox", id.p, "while=move to=%s err=%s", td_outbox_state_word(m->to), td_err_code(err));
+    return err;
+}
+
+// A failure that no later try can mend.
+static bool is_final(enum td_err err) {
+    return err == TD_ERR_CONTENT_POLICY || err == TD_ERR_BAD_REQUEST || err == TD_ERR_BAD_JSON || err == TD_ERR_UNSUPPORTED ||
+           err == TD_ERR_BLOCKED || err == TD_ERR_UPSTREAM_REQUEST || err == TD_ERR_CONTEXT_LENGTH;
+}
+
+static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enum td_outbox_state from, enum td_err err) {
+    uint32_t shift = e->attempts < 7 ? e->attempts : 7;
+    uint64_t cap = (uint64_t)DELAY_MS_BASE << shift, draw;
+    td_random(&draw, sizeof draw);
+    if (cap > DELAY_MS_MAX)
+        cap = DELAY_MS_MAX;
+    struct td_outbox_event event = {TD_STR("rejected"), TD_STR("null")};
+    struct td_outbox_move m = {.from = TD_OUTBOX_INTENT_SENT,
+                               .to = from,
+                               .next_try_ms = td_wall_ms() + (int64_t)(draw % cap) + 250,
+                               .attempted = true,
+                               .error = err};
+    if (is_final(err) || e->attempts + 1 >= TRIES_MAX) {
+        m.to = TD_OUTBOX_REJECTED;
+        m.event = &event;
+    }
+    if (move(r, e->id, &m) == TD_OK && m.event)
+        td_events_wake(r->rt->events);
+}
+
+struct judgement {
+    enum td_accepted accepted; // NONE: a person decides
+    const char *verdict, *op;
+};
+
+// take_better: an answer that is there beats one that is not; then the target's quality; equal meaning keeps what the
+// client has. (docs/resilience.md states the rule.)
+static struct judgement judge(const struct td_outbox_entry *e, struct td_str cloud, double quality) {
+    if (!td_str_trim(cloud).n)
+        return (struct judgement){TD_ACCEPTED_LOCAL, "cloud-empty", "confirm"};
+    if (!td_str_trim(e->local.body).n)
+        return (struct judgement){TD_ACCEPTED_CLOUD, "local-empty", "replace"};
+    if (td_texts_agree(e->local.body, cloud))
+        return (struct judgement){TD_ACCEPTED_LOCAL, "agree", "confirm"};
+    if (td_str_is(e->reconcile, "keep_local"))
+        return (struct judgement){TD_ACCEPTED_LOCAL, "keep-local", "confirm"};
+    if (td_str_is(e->reconcile, "ask"))
+        return (struct judgement){TD_ACCEPTED_NONE, "ask", "ask"};
+    if (quality > e->local.quality)
+        return (struct judgement){TD_ACCEPTED_CLOUD, "better-target", "replace"};
+    return (struct judgement){TD_ACCEPTED_LOCAL, "local-at-least-as-good", "confirm"};
+}
+
+static enum td_err write_event(struct td_replayer *r, const struct judgement *j, struct td_buf *out) {
+    enum td_err err = td_buf_printf(out, "{\"op\":\"%s\",\"verdict\":\"%s\",\"target\":", j->op, j->verdict);
+    if (err == TD_OK)
+        err = td_buf_add_json(out, td_buf_str(&r->target));
+    if (err == TD_OK)
+        err = td_buf_addz(out, ",\"text\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(out, td_buf_str(&r->body));
+    return err == TD_OK ? td_buf_addz(out, "}") : err;
+}
+
+static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
+    struct judgement j = judge(e, td_buf_str(&r->body), r->quality);
+    struct td_buf data;
+    struct td_outbox_answer cloud = {.body = td_buf_str(&r->body),
+                                     .target = td_buf_str(&r->target),
+                                     .model = td_buf_str(&r->model),
+                                     .quality = r->quality,
+                                     .wall_ms = td_wall_ms()};
+    td_buf_init(&data, TD_REPLY_BYTES_MAX);
+    struct td_outbox_event event = {TD_STR("revision"), TD_STR_NONE};
+    struct td_outbox_move answered = {.from = TD_OUTBOX_INTENT_SENT,
+                                      .to = TD_OUTBOX_ANSWERED_BY_CLOUD,
+                                      .cloud = &cloud,
+                                      .attempted = true,
+                                      .verdict = td_str_of(j.verdict)};
+    bool asks = j.accepted == TD_ACCEPTED_NONE;
+    if (write_event(r, &j, &data) == TD_OK) {
+        event.data = td_buf_str(&data);
+        answered.event = asks ? &event : NULL;
+        struct td_outbox_move done = {.from = TD_OUTBOX_ANSWERED_BY_CLOUD,
+                                      .to = TD_OUTBOX_RECONCILED,
+                                      .accepted = j.accepted,
+                                      .verdict = td_str_of(j.verdict),
+                                      .event = &event};
+        if (move(r, e->id, &answered) == TD_OK && !asks && move(r, e->id, &done) == TD_OK)
+            td_log(TD_LOG_INFO, "outbox", e->id.p, "msg=reconciled verdict=%s", j.verdict);
+        td_events_wake(r->rt->events);
+    }
+    td_buf_finish(&data);
+}
+
+// Takes one entry as far as it goes. False: there was nothing to do.
+static bool work_one(struct td_replayer *r) {
+    struct work w = {.err = TD_OK};
+    struct td_error error;
+    struct td_outbox_filter filter = {.due_ms = td_wall_ms(), .limit = 1, .texts = true};
+    td_arena_init(&w.arena, TD_ARENA_BYTES_MAX);
+    enum td_err err = td_outbox_list(r->rt->store, &filter, on_entry, &w, &error);
+    if (err == TD_OK && w.found && w.err == TD_OK) {
+        struct td_outbox_move intent = {.from = w.entry.state, .to = TD_OUTBOX_INTENT_SENT};
+        if (move(r, w.entry.id, &intent) == TD_OK) {
+            err = ask_again(r, &w.entry);
+            if (err == TD_OK)
+                settle(r, &w.entry);
+            else
+                put_back(r, &w.entry, w.entry.state, err);
+        }
+    }
+    td_arena_finish(&w.arena);
+    return w.found;
+}
+
+// What a crash left in intent_sent may have been paid already; it is asked once more, with the same idempotency key.
+static void recover(struct td_replayer *r) {
+    for (;;) {
+        struct work w = {.err = TD_OK};
+        struct td_error error;
+        struct td_outbox_filter filter = {.states = 1u << TD_OUTBOX_INTENT_SENT, .limit = 1, .texts = true};
+        td_arena_init(&w.arena, TD_ARENA_BYTES_MAX);
+        enum td_err err = td_outbox_list(r->rt->store, &filter, on_entry, &w, &error);
+        bool more = err == TD_OK && w.found && w.err == TD_OK;
+        if (more) {
+            struct td_outbox_move back = {.from = TD_OUTBOX_INTENT_SENT,
+                                          .to = w.entry.local.body.n ? TD_OUTBOX_ANSWERED_LOCALLY : TD_OUTBOX_QUEUED,
+                                          .attempted = true};
+            more = move(r, w.entry.id, &back) == TD_OK;
+        }
+        td_arena_finish(&w.arena);
+        if (!more)
+            return;
+    }
+}
+
+static void sweep(struct td_replayer *r, uint64_t now_ns) {
+    struct td_error e;
+    if (r->last_sweep_ns && now_ns - r->last_sweep_ns < SWEEP_MS * TD_MS_NS)
+        return;
+    r->last_sweep_ns = now_ns;
+    if (td_outbox_sweep(r->rt->store, td_wall_ms(), KEEP_MS, 100, NULL, &e) != TD_OK)
+        td_log(TD_LOG_WARN, "outbox", NULL, "while=sweep err=%s", td_err_code(e.code));
+}
+
+static void *main_loop(void *arg) {
+    struct td_replayer *r = arg;
+    recover(r);
+    while (nap(r, LOOK_MS)) {
+        struct td_config *config = td_runtime_config(r->rt, NULL);
+        uint64_t now = td_now_ns();
+        uint32_t rate = config->outbox.replay_per_min ? config->outbox.replay_per_min : 60;
+        bool on = config->outbox.enabled;
+        td_config_unref(config);
+        if (!on)
+            continue;
+        sweep(r, now);
+        if (!td_health_link_up(r->rt->health, NULL) || now < r->next_ns || atomic_load(&r->rt->draining))
+            continue;
+        if (work_one(r)) {
+            // Jittered spacing keeps many Tandems from coming back in step.
+            uint64_t spacing = 60000ull / rate, draw;
+            td_random(&draw, sizeof draw);
+            r->next_ns = now + (spacing / 2 + draw % (spacing + 1)) * TD_MS_NS;
+        }
+    }
+    return NULL;
+}
+
+enum td_err td_replayer_start(struct td_runtime *rt, struct td_replayer **out) {
+    struct td_replayer *r = td_calloc(1, sizeof *r);
+    if (!r)
+        return TD_ERR_NOMEM;
+    r->rt = rt;
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->cond, NULL);
+    td_buf_init(&r->body, TD_REPLY_BYTES_MAX);
+    td_buf_init(&r->target, 1024);
+    td_buf_init(&r->model, 1024);
+    if (pthread_create(&r->thread, NULL, main_loop, r) != 0) {
+        td_free(r);
+        return TD_ERR_IO;
+    }
+    pthread_setname_np(r->thread, "tandem-replay");
+    *out = r;
+    return TD_OK;
+}
+
+void td_replayer_stop(struct td_replayer *r) {
+    if (!r)
+        return;
+    pthread_mutex_lock(&r->lock);
+    r->stop = true;
+    pthread_cond_broadcast(&r->cond);
+    pthread_mutex_unlock(&r->lock);
+    pthread_join(r->thread, NULL);
+    td_buf_finish(&r->body);
+    td_buf_finish(&r->target);
+    td_buf_finish(&r->model);
+    pthread_cond_destroy(&r->cond);
+    pthread_mutex_destroy(&r->lock);
+    td_free(r);
+}

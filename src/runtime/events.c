@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runtime/events.h"
+
+#include <inttypes.h>
+#include <time.h>
+
+#include "base/time.h"
+#include "runtime/call.h"
+
+#define LOOK_MS 250u         // how late an event may be when nobody wakes us
+#define BATCH_MAX 64u        // events handed over at once
+#define KEEPALIVE_MS 15000u  // a comment, so that proxies keep the connection
+
+struct listener {
+    struct listener *next;
+    struct td_call *call; // a reference
+    uint64_t after, last_sent_ns;
+};
+
+struct td_events {
+    struct td_runtime *rt;
+    pthread_t thread;
+    pthread_mutex_t lock; // guards the rest
+    pthread_cond_t cond;
+    struct listener *listeners;
+    bool stop, woken;
+};
+
+// What travels to a listener's worker.
+struct parcel {
+    struct td_call *call;
+    struct td_buf text;
+};
+
+static void on_parcel(void *arg) {
+    struct parcel *p = arg;
+    struct td_call *call = p->call;
+    if (!call->released && !call->sink_done && p->text.n)
+        call->sink->on_data(call->sink_user, p->text.p, p->text.n);
+    td_buf_finish(&p->text);
+    td_free(p);
+    td_call_unref(call);
+}
+
+static void on_let_go(void *arg) {
+    struct td_call *call = arg;
+    if (!call->released && !call->sink_done) {
+        call->sink_done = true;
+        call->sink->on_end(call->sink_user, true);
+    }
+    td_call_unref(call); // the listener's reference
+    td_call_unref(call); // the running one
+}
+
+struct gather {
+    struct td_buf *out;
+    uint64_t last;
+    enum td_err err;
+};
+
+static bool on_event(void *user, const struct td_event_record *ev) {
+    struct gather *g = user;
+    enum td_err err = td_buf_printf(g->out, "id: %" PRIu64 "\ndata: {\"id\":%" PRIu64 ",\"type\":", ev->id, ev->id);
+    if (err == TD_OK)
+        err = td_buf_add_json(g->out, ev->type);
+    if (err == TD_OK)
+        err = td_buf_addz(g->out, ",\"exchange\":");
+    if (err == TD_OK)
+        err = td_buf_add_json(g->out, ev->exchange);
+    if (err == TD_OK)
+        err = td_buf_printf(g->out, ",\"time_ms\":%" PRId64 ",\"data\":", ev->wall_ms);
+    if (err == TD_OK)
+        err = td_buf_add_str(g->out, ev->data.n ? ev->data : TD_STR("null"));
+    if (err == TD_OK)
+        err = td_buf_addz(g->out, "}\n\n");
+    g->err = err;
+    if (err == TD_OK)
+        g->last = ev->id;
+    return err == TD_OK;
+}
+
+static void send_new(struct td_events *events, struct listener *l) {
+    struct parcel *p = td_calloc(1, sizeof *p);
+    struct td_error e;
+    uint64_t now = td_now_ns();
+    if (!p)
+        return;
+    td_buf_init(&p->text, TD_REPLY_BYTES_MAX);
+    struct gather g = {.out = &p->text, .last = l->after};
+    enum td_err err = td_events_after(events->rt->store, td_str_of(l->call->who.tenant), l->after, BATCH_MAX, on_event, &g, &e);
+    if (err == TD_OK && p->text.n == 0 && now - l->last_sent_ns > KEEPALIVE_MS * TD_MS_NS)
+        err = td_buf_addz(&p->text, ": alive\n\n");
+    if (err != TD_OK || g.err != TD_OK || p->text.n == 0) {
+        td_buf_finish(&p->text);
+        td_free(p);
+        return;
+    }
+    p->call = l->call;
+    atomic_fetch_add(&l->call->refs, 1);
+    if (td_loop_post(l->call->worker->loop, on_parcel, p) == TD_OK) {
+        l->after = g.last;
+        l->last_sent_ns = now;
+        return;
+    }
+    atomic_fetch_sub(&l->call->refs, 1);
+    td_buf_finish(&p->text);
+    td_free(p);
+}
+
+static void let_go(struct td_call *call) {
+    while (td_loop_post(call->worker->loop, on_let_go, call) != TD_OK)
+        nanosleep(&(struct timespec){0, 10000000}, NULL); // memory may come back; the reference must not be lost
+}
+
+static void *main_loop(void *arg) {
+    struct td_events *events = arg;
+    pthread_mutex_lock(&events->lock);
+    while (!events->stop) {
+        for (struct listener **at = &events->listeners; *at;) {
+            struct listener *l = *at;
+            if (atomic_load(&l->call->gone)) {
+                *at = l->next;
+                let_go(l->call);
+                td_free(l);
+                continue;
+            }
+            send_new(events, l);
+            at = &l->next;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        uint64_t ns = (uint64_t)until.tv_nsec + LOOK_MS * TD_MS_NS;
+        until.tv_sec += (time_t)(ns / TD_S_NS);
+        until.tv_nsec = (long)(ns % TD_S_NS);
+        if (!events->woken && !events->stop) {
+            if (events->listeners)
+                pthread_cond_timedwait(&events->cond, &events->lock, &until);
+            else
+                pthread_cond_wait(&events->cond, &events->lock);
+        }
+        events->woken = false;
+    }
+    while (events->listeners) {
+        struct listener *l = events->listeners;
+        events->listeners = l->next;
+        let_go(l->call);
+        td_free(l);
+    }
+    pthread_mutex_unlock(&events->lock);
+    return NULL;
+}
+
+enum td_err td_events_start(struct td_runtime *rt, struct td_events **out) {
+    struct td_events *events = td_calloc(1, sizeof *events);
+    if (!events)
+        return TD_ERR_NOMEM;
+    events->rt = rt;
+    pthread_mutex_init(&events->lock, NULL);
+    pthread_cond_init(&events->cond, NULL);
+    if (pthread_create(&events->thread, NULL, main_loop, events) != 0) {
+        td_free(events);
+        return TD_ERR_IO;
+    }
+    pthread_setname_np(events->thread, "tandem-events");
+    *out = events;
+    return TD_OK;
+}
+
+void td_events_stop(struct td_events *events) {
+    if (!events)
+        return;
+    pthread_mutex_lock(&events->lock);
+    events->stop = true;
+    pthread_cond_signal(&events->cond);
+    pthread_mutex_unlock(&events->lock);
+    pthread_join(events->thread, NULL);
+    pthread_cond_destroy(&events->cond);
+    pthread_mutex_destroy(&events->lock);
+    td_free(events);
+}
+
+void td_events_wake(struct td_events *events) {
+    if (!events)
+        return;
+    pthread_mutex_lock(&events->lock);
+    events->woken = true;
+    pthread_cond_signal(&events->cond);
+    pthread_mutex_unlock(&events->lock);
+}
+
+enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after) {
+    struct listener *l = td_calloc(1, sizeof *l);
+    if (!l || !events) {
+        td_free(l);
+        return TD_ERR_NOMEM;
+    }
+    l->call = call;
+    l->after = after;
+    l->last_sent_ns = td_now_ns();
+    atomic_fetch_add(&call->refs, 1);
+    pthread_mutex_lock(&events->lock);
+    l->next = events->listeners;
+    events->listeners = l;
+    events->woken = true;
+    pthread_cond_signal(&events->cond);
+    pthread_mutex_unlock(&events->lock);
+    return TD_OK;
+}

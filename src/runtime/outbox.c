@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// A request and its outbox entry: queued when the plan says a better answer is wanted and cannot be had now; the answer the
+// client got meanwhile goes along; later asked again. Nothing here waits for the disk.
+#include <string.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "policy/policy.h"
+#include "runtime/call.h"
+
+static const char *const reconcile_words[] = {"take_better", "keep_local", "ask"};
+
+// The targets that policy would have let this request go to: a replay may go to no other.
+static enum td_err allowed_targets(const struct td_call *call, struct td_buf *out) {
+    const struct td_config *config = call->config;
+    enum td_err err = TD_OK;
+    for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++) {
+        const struct td_target *t = &config->targets[i];
+        if (t->tier == TD_TIER_DEVICE ||
+            !td_policy_check_attempt(&config->policy, &config->policy, &call->facts, &call->world, t).allowed)
+            continue;
+        err = td_buf_add_str(out, t->name);
+        if (err == TD_OK)
+            err = td_buf_addc(out, '\n');
+    }
+    return err;
+}
+
+static void on_queued(void *arg, enum td_err err) {
+    struct td_call *call = arg;
+    call->outbox_acked = err == TD_OK;
+    if (err != TD_OK)
+        td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(err));
+    td_call_unref(call);
+}
+
+void td_call_keep(struct td_call *call) {
+    struct td_runtime *rt = call->worker->runtime;
+    const struct td_config *config = call->config;
+    struct td_buf allowed;
+    struct td_error e = {0};
+    if (!config->outbox.enabled || call->replay || call->outbox_asked || call->request.kind == TD_KIND_EMBEDDING)
+        return;
+    td_buf_init(&allowed, 64 << 10);
+    enum td_err err = allowed_targets(call, &allowed);
+    struct td_outbox_entry entry = {
+        .id = td_str_of(call->exchange_id),
+        .tenant = td_str_of(call->who.tenant),
+        .conversation = td_str_of(call->conversation),
+        .state = TD_OUTBOX_QUEUED,
+        .priority = call->facts.batch ? 1 : 0,
+        .created_ms = call->arrival_wall_ms,
+        .expires_ms = call->arrival_wall_ms + (int64_t)config->outbox.expiry_s * 1000,
+        .policy_version = config->policy.version,
+        .data_class = call->plan->data_class,
+        .labels = call->plan->labels,
+        .residency = call->plan->residency,
+        .reconcile = td_str_of(reconcile_words[config->outbox.reconcile]),
+        .request = call->request.body,
+        .context = td_buf_str(&allowed),
+    };
+    struct td_ack ack = {call->worker->loop, on_queued, call};
+    atomic_fetch_add(&call->refs, 1);
+    if (err == TD_OK && allowed.n == 0)
+        err = TD_ERR_NO_TARGET; // nobody could ever answer it better
+    if (err == TD_OK)
+        err = td_outbox_add(rt->store, &entry, &ack, &e);
+    if (err != TD_OK) {
+        atomic_fetch_sub(&call->refs, 1);
+        if (err != TD_ERR_NO_TARGET)
+            td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(err));
+    }
+    call->outbox_asked = err == TD_OK;
+    td_buf_finish(&allowed);
+}
+
+static void on_answer_kept(void *arg, enum td_err err) {
+    struct td_call *call = arg;
+    if (err != TD_OK)
+        td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=keep_answer err=%s", td_err_code(err));
+    td_call_unref(call);
+}
+
+void td_call_keep_answer(struct td_call *call) {
+    struct td_runtime *rt = call->worker->runtime;
+    struct td_error e;
+    if (!call->outbox_asked || call->last_origin >= TD_ATTEMPTS_MAX)
+        return;
+    struct td_origin origin = td_call_origin(call, call->last_origin);
+    struct td_outbox_answer local = {
+        .body = td_exchange_text(call->x),
+        .target = origin.target,
+        .model = origin.model,
+        .quality = call->config->targets[call->slots[call->last_origin].start.target].quality,
+        .wall_ms = td_wall_ms(),
+    };
+    struct td_outbox_move move = {.from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_ANSWERED_LOCALLY, .local = &local};
+    struct td_ack ack = {call->worker->loop, on_answer_kept, call};
+    atomic_fetch_add(&call->refs, 1);
+    if (td_outbox_move(rt->store, td_str_of(call->exchange_id), &move, &ack, &e) != TD_OK)
+        atomic_fetch_sub(&call->refs, 1);
+}
+
+// ------------------------------------------------------------------------------------------------------------- replay --
+
+// The client of a replay: keeps the answer's text until it is complete.
+static void replay_emit(struct td_call *call, const struct td_x_out *list, uint32_t count) {
+    const struct td_replay *r = call->replay;
+    for (uint32_t i = 0; i < count && !call->sink_done; i++) {
+        const struct td_x_out *o = &list[i];
+        if (o->type == TD_X_OUT_BEGIN || o->type == TD_X_OUT_ORIGIN) {
+            call->last_origin = o->attempt;
+        } else if (o->type == TD_X_OUT_DONE) {
+            struct td_origin origin = td_call_origin(call, call->last_origin);
+            const struct td_target *t = &call->config->targets[call->slots[call->last_origin].start.target];
+            call->sink_done = true;
+            r->done(r->user, TD_OK, td_exchange_text(call->x), origin.target, origin.model, t->quality, true);
+        } else if (o->type == TD_X_OUT_ERROR) {
+            bool sent = false;
+            for (uint32_t a = 0; a < td_exchange_attempts(call->x); a++)
+                sent |= td_exchange_record(call->x, a)->sent;
+            call->sink_done = true;
+            r->done(r->user, o->error.code, TD_STR_NONE, TD_STR_NONE, TD_STR_NONE, 0, sent);
+        }
+    }
+}
+
+static void replay_refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
+    const struct td_replay *r = call->replay;
+    (void)e, (void)retry_after_ms;
+    if (!call->sink_done) {
+        call->sink_done = true;
+        r->done(r->user, err, TD_STR_NONE, TD_STR_NONE, TD_STR_NONE, 0, false);
+    }
+}
+
+static const struct td_presenter presenter_replay = {.emit = replay_emit, .refuse = replay_refuse};
+
+static void start_replay(void *arg) {
+    struct td_call *call = arg;
+    struct td_error e = {0};
+    struct td_str body = call->request.body;
+    td_call_enlist(call);
+    // The stored body says which endpoint it came to: prompts are completions, messages chat.
+    struct td_arena look;
+    td_json *root = NULL;
+    td_arena_init(&look, TD_ARENA_BYTES_MAX);
+    enum td_kind kind = td_json_parse(&look, body, TD_JSON_DEPTH_MAX, &root, NULL) == TD_OK && td_json_get(root, "prompt")
+                            ? TD_KIND_COMPLETION
+                            : TD_KIND_CHAT;
+    td_arena_finish(&look);
+    enum td_err err = td_dialect_ops(TD_DIALECT_OPENAI)->read_request(&call->arena, kind, body, &call->request, &e);
+    if (err != TD_OK)
+        td_call_refuse(call, err, &e, 0);
+    else
+        td_call_run(call, TD_STR_NONE, true, true);
+    td_call_unref(call); // the handle: nobody keeps one
+}
+
+enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) {
+    unsigned at = atomic_fetch_add(&rt->next_worker, 1);
+    struct td_call *call = td_call_create(&rt->workers[at % rt->worker_count]);
+    if (!call)
+        return TD_ERR_NOMEM;
+    call->presenter = &presenter_replay;
+    call->replay = replay;
+    call->request.body = td_arena_str(&call->arena, replay->request);
+    snprintf(call->who.tenant, sizeof call->who.tenant, "%.*s", TD_STR_ARG(replay->tenant));
+    if (!call->request.body.p || td_loop_post(call->worker->loop, start_replay, call) != TD_OK) {
+        td_call_unref(call);
+        td_call_unref(call);
+        return TD_ERR_NOMEM;
+    }
+    return TD_OK;
+}
