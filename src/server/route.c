@@ -109,7 +109,9 @@ bool td_route_head(struct td_conn *c) {
         td_conn_answer(c, 204, NULL, TD_STR_NONE, "GET, HEAD, POST, OPTIONS");
         return false;
     }
-    if (!td_str_starts(path, TD_STR("/v1/"))) {
+    // Operators' methods are for the user who owns the Unix socket, and for nobody over a network.
+    bool operators = strcmp(c->peer, "unix") == 0 && td_str_starts(path, TD_STR("/admin/"));
+    if (!operators && !td_str_starts(path, TD_STR("/v1/"))) {
         answer_own(c, path);
         return false;
     }
