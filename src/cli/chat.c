@@ -114,7 +114,9 @@ static void read_tandem(struct stream *s, td_json *t) {
         read_tandem(s, origin);
     s->now.degraded = td_json_get_bool(t, "degraded", s->now.degraded);
     s->now.confidence = td_json_get_num(t, "confidence", s->now.confidence);
-    s->now.cost_nusd = td_json_get_int(t, "cost_nusd", s->now.cost_nusd);
+    double usd = td_json_get_num(t, "cost_usd", NAN);
+    if (!isnan(usd))
+        s->now.cost_nusd = (int64_t)llround(usd * 1e9);
     s->now.revision = (unsigned)td_json_get_int(t, "revision", s->now.revision);
 }
 

@@ -15,7 +15,7 @@ static void print_tail(td_json *root) {
            "OUT", "COST", "MS", "EXCHANGE", td_cli_reset());
     yyjson_arr_foreach(rows, i, n, row) {
         char when[32] = "-";
-        time_t t = (time_t)(td_json_get_int(row, "time_ms", 0) / 1000);
+        time_t t = (time_t)(td_json_get_int(row, "wall_ms", 0) / 1000);
         struct tm tm;
         if (gmtime_r(&t, &tm))
             strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
@@ -24,7 +24,7 @@ static void print_tail(td_json *root) {
                TD_STR_ARG(td_json_get_str(row, "target")), TD_STR_ARG(td_json_get_str(row, "tier")),
                td_str_is(outcome, "ok") ? td_cli_green() : td_cli_red(), TD_STR_ARG(outcome), td_cli_reset(),
                td_json_get_int(row, "prompt_tokens", 0), td_json_get_int(row, "completion_tokens", 0),
-               td_cli_money(td_json_get_int(row, "cost_nusd", 0)), td_json_get_int(row, "duration_ms", 0),
+               td_cli_money(td_json_get_int(row, "cost_nusd", 0)), td_json_get_int(row, "duration_us", 0) / 1000,
                TD_STR_ARG(td_json_get_str(row, "exchange")));
     }
 }
@@ -43,7 +43,7 @@ static void print_stats(td_json *root) {
                td_json_get_int(t, "p50_ms", 0), td_json_get_int(t, "p95_ms", 0));
     }
     int64_t cost = td_json_get_int(root, "cost_nusd", 0), cloud = td_json_get_int(root, "cloud_only_nusd", 0);
-    printf("\n%" PRId64 " exchanges cost %s", td_json_get_int(root, "exchanges", 0), td_cli_money(cost));
+    printf("\n%" PRId64 " answers cost %s", td_json_get_int(root, "delivered", 0), td_cli_money(cost));
     struct td_str name = td_json_get_str(root, "cloud_only_target");
     if (name.n)
         printf("; on %.*s alone the same traffic would have cost %s", TD_STR_ARG(name), td_cli_money(cloud));

@@ -105,7 +105,7 @@ static enum td_err admit(struct td_call *call, struct td_slot *slot, const struc
     bool last = slot->start.step + 1 >= call->plan->step_count;
     if (slot->start.retry && !td_health_retry(rt->health, target, td_now_ns()))
         return TD_ERR_UPSTREAM_SERVER;
-    if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, (uint32_t)(call->config->policy.hedge_share_max * 1e6)))
+    if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, call->config->policy.hedge_ppm_max))
         return TD_ERR_OVERLOAD;
     slot->admission = td_health_admit(rt->health, target, call->facts.batch, last, td_now_ns());
     slot->admitted = slot->admission.admitted;

@@ -46,7 +46,7 @@ test("a stream ends with [DONE], and its last chunk tells all attempts", async (
   const tandem = s.chunks.findLast((c) => c.tandem)?.tandem;
   assert.equal(tandem.attempts.length, 1);
   assert.equal(tandem.attempts[0].target, "cloud");
-  assert.ok(tandem.cost_nusd > 0);
+  assert.ok(tandem.cost_usd > 0);
 });
 
 test("tool calls come with right indexes and whole arguments", async () => {
