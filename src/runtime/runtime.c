@@ -10,8 +10,9 @@
 #include "base/time.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
+#include "runtime/probe.h"
 
-#define TICK_MS 500u // how soon a loaded model or a link that is back is noticed without a request
+#define TICK_MS 250u // how soon a loaded model or a link that is back is noticed without a request
 
 const char *td_version(void) {
     return TANDEM_VERSION;
@@ -179,6 +180,7 @@ static void on_tick(void *arg) {
     struct td_config *config = td_runtime_config(w->runtime, NULL);
     look_at_models(w->runtime, config);
     td_gauge_set(w->runtime->metrics.link_up, td_health_link_up(w->runtime->health, NULL));
+    td_prober_tick(w->prober, config);
     td_config_unref(config);
     td_timer_arm(w->tick, TICK_MS);
 }
@@ -195,7 +197,10 @@ static enum td_err make_worker(struct td_runtime *rt, unsigned i, struct td_erro
         err = td_local_create(rt->manager, i, w->loop, &w->local, e);
     if (err == TD_OK && i == 0) {
         w->tick = td_timer_create(w->loop, on_tick, w);
-        if (w->tick)
+        w->prober = td_prober_create(w);
+        if (!w->tick || !w->prober)
+            err = td_error_set(e, TD_ERR_NOMEM, "out of memory");
+        else
             td_timer_arm(w->tick, TICK_MS);
     }
     if (err == TD_OK && pthread_create(&w->thread, NULL, worker_main, w) != 0)
@@ -356,6 +361,7 @@ void td_runtime_destroy(struct td_runtime *rt) {
     td_govern_close(rt->govern);
     td_store_close(rt->store);
     for (unsigned i = 0; i < rt->worker_count; i++) {
+        td_prober_destroy(rt->workers[i].prober);
         td_local_destroy(rt->workers[i].local);
         td_remote_destroy(rt->workers[i].remote);
     }
