@@ -5,7 +5,8 @@ import { test } from "node:test";
 import { cloud, readStream, startTandem, startUpstream, tandem, user } from "./lib.mjs";
 
 const upstream = await startUpstream("--tokens", "20");
-const t = await startTandem(`targets:\n${cloud("cloud", upstream.url)}aliases: {gpt-4o: auto}\n`);
+const caps = ", capabilities: [chat, completion, embedding, tools, json, json_schema, logprobs, choices]";
+const t = await startTandem(`targets:\n${cloud("cloud", upstream.url, caps)}aliases: {gpt-4o: auto}\n`);
 const client = await t.client();
 
 test("a whole answer names the model that answered, and what it used", async () => {
@@ -114,7 +115,7 @@ test("errors have OpenAI's form and status", async () => {
     [{ model: "auto", messages: user("x"), temperature: 9 }, 400],
     [{ model: "no-such-model", messages: user("x") }, 404],
     ["{", 400],
-    ["[".repeat(100000), 400],
+    ["[".repeat(100000), 413],
     ['{"model":"auto","messages":[{"role":"user","content":"\\ud800"}]}', 400],
   ];
   for (const [body, status] of bad) {

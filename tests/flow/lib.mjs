@@ -16,7 +16,9 @@ const DEADLINE_MS = Number(process.env.FLOW_DEADLINE_MS ?? 20000); // sanitizers
 
 const stops = [];
 after(async () => {
-  for (const stop of stops.reverse()) await stop();
+  const failures = [];
+  for (const stop of stops.reverse()) await Promise.resolve(stop()).catch((e) => failures.push(e));
+  if (failures.length) throw failures[0];
 });
 
 export function scratch() {
@@ -89,7 +91,10 @@ export async function startTandem(config, { env = {}, args = [], dir = scratch()
     if (code !== 0) throw new Error(`tandem ended with ${code ?? signal}\n${c.stderr}`);
   });
   await until(() => /listens on http/.test(c.stdout) || c.exited, "tandem to listen");
-  if (c.exited) throw new Error(`tandem did not start: ${c.stderr}`);
+  if (c.exited) {
+    stopped = true;
+    throw new Error(`tandem did not start: ${c.stderr}`);
+  }
   self.url = c.stdout.match(/listens on (https?:\/\/\S+)/)[1];
   self.post = (body, path = "/v1/chat/completions", headers = {}) =>
     fetch(self.url + path, {
