@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Opening and closing as an embedder knows it: the runtime, and on top of it the jobs that start exchanges by themselves.
+// Opening and closing as an embedder knows it: the runtime, and on top of it the jobs that start exchanges by
+// themselves.
 #include "jobs/replay.h"
 
 int td_runtime_open(const struct td_options *options, struct td_runtime **out, struct td_failure *failure) {

@@ -12,13 +12,13 @@
 #include "runtime/call.h"
 #include "runtime/events.h"
 
-#define LOOK_MS 200u              // how often the outbox is looked at while the network is there
-#define SWEEP_MS 10000u           // how often what expired is moved on
-#define KEEP_MS (7 * 86400000ll)  // finished entries and events stay so long
-#define TRY_MS_MAX 180000u        // one replay
-#define DELAY_MS_BASE 2000u       // after a failed try: doubles with each, with full jitter
+#define LOOK_MS 200u             // how often the outbox is looked at while the network is there
+#define SWEEP_MS 10000u          // how often what expired is moved on
+#define KEEP_MS (7 * 86400000ll) // finished entries and events stay so long
+#define TRY_MS_MAX 180000u       // one replay
+#define DELAY_MS_BASE 2000u      // after a failed try: doubles with each, with full jitter
 #define DELAY_MS_MAX 300000u
-#define TRIES_MAX 12u             // then it is rejected
+#define TRIES_MAX 12u // then it is rejected
 
 struct td_replayer {
     struct td_runtime *rt;
@@ -135,11 +135,13 @@ static enum td_err move(struct td_replayer *r, struct td_str id, const struct td
 
 // A failure that no later try can mend.
 static bool is_final(enum td_err err) {
-    return err == TD_ERR_CONTENT_POLICY || err == TD_ERR_BAD_REQUEST || err == TD_ERR_BAD_JSON || err == TD_ERR_UNSUPPORTED ||
-           err == TD_ERR_BLOCKED || err == TD_ERR_UPSTREAM_REQUEST || err == TD_ERR_CONTEXT_LENGTH;
+    return err == TD_ERR_CONTENT_POLICY || err == TD_ERR_BAD_REQUEST || err == TD_ERR_BAD_JSON ||
+           err == TD_ERR_UNSUPPORTED || err == TD_ERR_BLOCKED || err == TD_ERR_UPSTREAM_REQUEST ||
+           err == TD_ERR_CONTEXT_LENGTH;
 }
 
-static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enum td_outbox_state from, enum td_err err) {
+static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enum td_outbox_state from,
+                     enum td_err err) {
     uint32_t shift = e->attempts < 7 ? e->attempts : 7;
     uint64_t cap = (uint64_t)DELAY_MS_BASE << shift, draw;
     td_random(&draw, sizeof draw);

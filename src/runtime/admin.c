@@ -362,7 +362,8 @@ static enum td_err outbox_show(struct admin *a, struct td_error *e) {
 
 static enum td_err exchanges_get(struct admin *a, struct td_error *e) {
     a->first = true;
-    TRY(td_outbox_get(a->rt->store, td_json_get_str(a->params, "tenant"), td_json_get_str(a->params, "id"), on_entry, a, e));
+    TRY(td_outbox_get(a->rt->store, td_json_get_str(a->params, "tenant"), td_json_get_str(a->params, "id"), on_entry, a,
+                      e));
     return a->list_err;
 }
 

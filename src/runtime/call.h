@@ -98,12 +98,12 @@ struct td_replay {
     uint32_t labels;
     uint32_t deadline_ms;
     // On the call's worker, exactly once. `body` the whole answer in the client's dialect where err is TD_OK.
-    void (*done)(void *user, enum td_err err, struct td_str body, struct td_str target, struct td_str model, double quality,
-                 bool sent);
+    void (*done)(void *user, enum td_err err, struct td_str body, struct td_str target, struct td_str model,
+                 double quality, bool sent);
     void *user;
 };
-// Asks it again on some worker: on any target but the device, under the stricter of then and now. TD_ERR_NOMEM: done is not
-// called. Any thread.
+// Asks it again on some worker: on any target but the device, under the stricter of then and now. TD_ERR_NOMEM: done is
+// not called. Any thread.
 enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) TD_MUST_USE;
 // Queues the request for a better answer (outbox.c); the answer given meanwhile goes along when it is complete.
 void td_call_keep(struct td_call *call);

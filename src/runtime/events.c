@@ -7,9 +7,9 @@
 #include "base/time.h"
 #include "runtime/call.h"
 
-#define LOOK_MS 250u         // how late an event may be when nobody wakes us
-#define BATCH_MAX 64u        // events handed over at once
-#define KEEPALIVE_MS 15000u  // a comment, so that proxies keep the connection
+#define LOOK_MS 250u        // how late an event may be when nobody wakes us
+#define BATCH_MAX 64u       // events handed over at once
+#define KEEPALIVE_MS 15000u // a comment, so that proxies keep the connection
 
 struct listener {
     struct listener *next;
@@ -87,7 +87,8 @@ static void send_new(struct td_events *events, struct listener *l) {
         return;
     td_buf_init(&p->text, TD_REPLY_BYTES_MAX);
     struct gather g = {.out = &p->text, .last = l->after};
-    enum td_err err = td_events_after(events->rt->store, td_str_of(l->call->who.tenant), l->after, BATCH_MAX, on_event, &g, &e);
+    enum td_err err =
+        td_events_after(events->rt->store, td_str_of(l->call->who.tenant), l->after, BATCH_MAX, on_event, &g, &e);
     if (err == TD_OK && p->text.n == 0 && now - l->last_sent_ns > KEEPALIVE_MS * TD_MS_NS)
         err = td_buf_addz(&p->text, ": alive\n\n");
     if (err != TD_OK || g.err != TD_OK || p->text.n == 0) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The event stream of later answers (GET /v1/tandem/events): one thread asks the store for what is new and hands it to the
-// clients that listen, each on its own worker. A client that comes back with Last-Event-ID gets what it missed; ids rise and
-// are never used twice.
+// The event stream of later answers (GET /v1/tandem/events): one thread asks the store for what is new and hands it to
+// the clients that listen, each on its own worker. A client that comes back with Last-Event-ID gets what it missed; ids
+// rise and are never used twice.
 #ifndef TD_RUNTIME_EVENTS_H
 #define TD_RUNTIME_EVENTS_H
 
@@ -18,7 +18,8 @@ enum td_err td_events_start(struct td_runtime *rt, struct td_events **out) TD_MU
 void td_events_stop(struct td_events *events);
 // Something was written: look now. Any thread.
 void td_events_wake(struct td_events *events);
-// `call` (its head is sent) gets every event of its tenant after `after` from now on, until it is released. Takes a reference.
+// `call` (its head is sent) gets every event of its tenant after `after` from now on, until it is released. Takes a
+// reference.
 enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after) TD_MUST_USE;
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A request and its outbox entry: queued when the plan says a better answer is wanted and cannot be had now; the answer the
-// client got meanwhile goes along; later asked again. Nothing here waits for the disk.
+// A request and its outbox entry: queued when the plan says a better answer is wanted and cannot be had now; the answer
+// the client got meanwhile goes along; later asked again. Nothing here waits for the disk.
 #include <string.h>
 
 #include "base/log.h"
@@ -101,7 +101,8 @@ void td_call_keep_answer(struct td_call *call) {
         atomic_fetch_sub(&call->refs, 1);
 }
 
-// ------------------------------------------------------------------------------------------------------------- replay --
+// ------------------------------------------------------------------------------------------------------------- replay
+// --
 
 // The client of a replay: keeps the answer's text until it is complete.
 static void replay_emit(struct td_call *call, const struct td_x_out *list, uint32_t count) {
@@ -145,9 +146,10 @@ static void start_replay(void *arg) {
     struct td_arena look;
     td_json *root = NULL;
     td_arena_init(&look, TD_ARENA_BYTES_MAX);
-    enum td_kind kind = td_json_parse(&look, body, TD_JSON_DEPTH_MAX, &root, NULL) == TD_OK && td_json_get(root, "prompt")
-                            ? TD_KIND_COMPLETION
-                            : TD_KIND_CHAT;
+    enum td_kind kind =
+        td_json_parse(&look, body, TD_JSON_DEPTH_MAX, &root, NULL) == TD_OK && td_json_get(root, "prompt")
+            ? TD_KIND_COMPLETION
+            : TD_KIND_CHAT;
     td_arena_finish(&look);
     enum td_err err = td_dialect_ops(TD_DIALECT_OPENAI)->read_request(&call->arena, kind, body, &call->request, &e);
     if (err != TD_OK)

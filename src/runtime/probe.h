@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Is the network back? While attempts say it is gone, a light probe (DNS, TCP, TLS; not a request) asks one remote target
-// at a time, at most once per interval. On worker 0's loop alone.
+// Is the network back? While attempts say it is gone, a light probe (DNS, TCP, TLS; not a request) asks one remote
+// target at a time, at most once per interval. On worker 0's loop alone.
 #ifndef TD_RUNTIME_PROBE_H
 #define TD_RUNTIME_PROBE_H
 

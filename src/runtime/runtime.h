@@ -34,8 +34,8 @@ struct td_worker {
     bool started;
     struct td_backend *local;
     struct td_remote *remote;
-    struct td_call *calls; // running, newest first
-    unsigned depth;        // of calls being stepped: a call that arrives inside another's callback waits its turn
+    struct td_call *calls;    // running, newest first
+    unsigned depth;           // of calls being stepped: a call that arrives inside another's callback waits its turn
     struct td_prober *prober; // of worker 0 (probe.h)
     struct td_timer *tick;    // drives what must happen now and then on this worker
 };

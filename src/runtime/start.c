@@ -215,7 +215,9 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
         .body = td_buf_str(&slot->body),
         .grant = slot->grant,
         .exchange_id = call->exchange_id,
-        .idempotency_key = !target->idempotency ? NULL : call->replay ? call->replay->idempotency_key.p : call->exchange_id,
+        .idempotency_key = !target->idempotency ? NULL
+                           : call->replay       ? call->replay->idempotency_key.p
+                                                : call->exchange_id,
         .deadline_ns = slot->start.deadline_ns,
         .want_tokens = slot->start.want_tokens || call->request.logprobs,
         .priority = call->facts.batch ? 1 : 0,
