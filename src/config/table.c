@@ -514,7 +514,7 @@ static const struct td_option rule_rows[] = {
     {"mode", TD_OPT_WORD, R(mode), 0, 0, NULL, "how attempts follow each other", "auto | " MODES, word_mode},
     {"on_cut", TD_OPT_CUSTOM, R(on_cut), 0, 0, NULL, "what follows when an answer breaks off",
      "continue | restart | error | {do: word, min_quality: 0..1}", NULL, NULL, TD_SHAPE_ONE, read_rule_on_cut,
-     R(has_on_cut)},
+     R(has_on_cut) + 1},
     {"outbox", TD_OPT_BOOL, R(outbox), 0, 0, NULL, "keep for a better answer when only a lesser one can be had",
      .stated = R(has_outbox) + 1},
     {"budget", TD_OPT_SECTION, 0, 0, 0, NULL, "limits of cost", NULL, NULL, rule_budget_rows},

@@ -10,15 +10,16 @@
 // ---- tokens
 
 // Thousandths of a token per byte, fitted to what byte-pair vocabularies of the 50,000 to 200,000 kind do on prose
-// and code; a multi-byte character counts by its length.
+// and code; a multi-byte character counts by its length, and a Latin
+// letter with a mark more than one of an alphabet of its own, because it breaks a word apart.
 static uint32_t millitokens(unsigned char c) {
     if (c >= 0x80)
-        return c < 0xc0 ? 0 : c < 0xe0 ? 450 : c < 0xf0 ? 850 : 1500;
+        return c < 0xc0 ? 0 : c < 0xc8 ? 900 : c < 0xe0 ? 450 : c < 0xf0 ? 850 : 1500;
     if ((c >= 'a' && c <= 'z') || c == ' ')
         return 215;
     if (c >= 'A' && c <= 'Z')
         return 300;
-    return c >= '0' && c <= '9' ? 400 : 450;
+    return c >= '0' && c <= '9' ? 400 : 750;
 }
 
 static uint64_t millitokens_of(struct td_str text) {
