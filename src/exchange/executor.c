@@ -697,7 +697,8 @@ static void try_hedge(struct td_exchange *x) {
         return;
     const struct td_x_attempt *slow = &x->attempts[x->attempt_count - 1];
     const struct td_target *t = &x->c.targets[x->plan->steps[step].target];
-    if (slow->state != TD_X_OVER && slow->rec.events == 0 && (!t->paid || t->hedge))
+    bool meant = x->plan->steps[step].reason == TD_REASON_HEDGE; // the plan weighed the money
+    if (slow->state != TD_X_OVER && slow->rec.events == 0 && (meant || !t->paid || t->hedge))
         (void)start(x, (uint32_t)step, TD_X_ROLE_HEDGE);
 }
 
