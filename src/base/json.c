@@ -19,20 +19,21 @@ static void json_free(void *ctx, void *p) {
 }
 static const yyjson_alc allocator = {json_malloc, json_realloc, json_free, NULL};
 
-// First '"' or '\\' at or behind `i`, or n; eight bytes at a time, because most bytes of a body lie in strings.
-static size_t string_special(const char *p, size_t i, size_t n) {
-    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
-    for (; i + 8 <= n; i += 8) {
-        uint64_t w, q, b;
-        memcpy(&w, p + i, 8);
-        q = w ^ (ones * '"');
-        b = w ^ (ones * '\\');
-        if ((((q - ones) & ~q) | ((b - ones) & ~b)) & high)
-            break;
+// Where the string ends that began before `from`: its closing quote, or n. memchr does the walking, because most bytes
+// of a body lie in strings; backslashes are counted once per quote they stand before.
+static size_t string_end(const char *p, size_t from, size_t n) {
+    while (from < n) {
+        const char *quote = memchr(p + from, '"', n - from);
+        if (!quote)
+            return n;
+        size_t at = (size_t)(quote - p), back = at;
+        while (back > from && p[back - 1] == '\\')
+            back--;
+        if ((at - back) % 2 == 0)
+            return at;
+        from = at + 1;
     }
-    while (i < n && p[i] != '"' && p[i] != '\\')
-        i++;
-    return i;
+    return n;
 }
 
 // yyjson itself does not recurse, but what reads the values later may: depth is checked on the bytes before parsing.
@@ -41,8 +42,7 @@ static bool depth_exceeds(struct td_str s, unsigned max) {
     for (size_t i = 0; i < s.n; i++) {
         char c = s.p[i];
         if (c == '"') {
-            for (i = string_special(s.p, i + 1, s.n); i < s.n && s.p[i] == '\\';)
-                i = string_special(s.p, i + 2, s.n);
+            i = string_end(s.p, i + 1, s.n);
         } else if (c == '{' || c == '[') {
             if (++depth > max)
                 return true;

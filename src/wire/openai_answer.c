@@ -367,11 +367,13 @@ static void emit_origin(struct td_emit *m, const char *key, const struct td_orig
     td_emit_lit(m, ",");
 }
 
-static void emit_revision(struct td_emit *m, const struct td_answer_writer *w, bool final) {
+// `opens`: the frame opens the revision; the last frame of an answer names it once more without doing so.
+static void emit_revision(struct td_emit *m, const struct td_answer_writer *w, bool opens, bool final) {
     td_emit_lit(m, "\"revision\":");
     td_emit_u64(m, w->revision);
     td_emit_lit(m, ",");
-    td_emit_word(m, "op", td_str_of(td_revision_word(w->op)));
+    if (opens)
+        td_emit_word(m, "op", td_str_of(td_revision_word(w->op)));
     if (final)
         td_emit_lit(m, "\"final\":true,");
     else
@@ -411,7 +413,7 @@ static void emit_meta(struct td_emit *m, const struct td_answer_writer *w, const
     td_emit_word(m, "reason", meta->reason);
     td_emit_word(m, "mode", meta->mode);
     if (w->revision)
-        emit_revision(m, w, true);
+        emit_revision(m, w, false, true);
     if (meta->degraded)
         td_emit_lit(m, "\"degraded\":true,");
     else
@@ -427,6 +429,8 @@ static void emit_meta(struct td_emit *m, const struct td_answer_writer *w, const
     }
     td_emit_lit(m, "\"cost_usd\":");
     td_emit_usd(m, meta->cost_nusd);
+    td_emit_lit(m, ",\"cost_nusd\":");
+    td_emit_i64(m, meta->cost_nusd);
     td_emit_lit(m, ",\"usage_total\":");
     emit_usage(m, &meta->usage_total, false);
     td_emit_lit(m, ",\"attempts\":[");
@@ -825,7 +829,7 @@ enum td_err td_openai_answer_revision(struct td_answer_writer *w, enum td_revisi
     w->choices[0].finished = false;
     emit_frame(&m, w, 0, NULL, NULL);
     td_emit_lit(&m, ",\"tandem\":{");
-    emit_revision(&m, w, final);
+    emit_revision(&m, w, true, final);
     td_emit_close(&m);
     td_emit_lit(&m, "}\n\n");
     td_emit_finish(&m);

@@ -151,7 +151,7 @@ static void a_stream_says_what_came(void **state) {
         td_buf_str(&out),
         HEAD "\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"tandem\":{"
              "\"exchange\":\"X1\",\"target\":\"cloud\",\"tier\":\"cloud\",\"model\":\"big\",\"reason\":\"fallback\","
-             "\"degraded\":false,\"cost_usd\":0.0000425,\"usage_total\":{\"prompt_tokens\":18,\"completion_tokens\":2,"
+             "\"degraded\":false,\"cost_usd\":0.0000425,\"cost_nusd\":42500,\"usage_total\":{\"prompt_tokens\":18,\"completion_tokens\":2,"
              "\"total_tokens\":20},\"attempts\":[{\"target\":\"device\",\"tier\":\"device\",\"model\":\"starter\","
              "\"reason\":\"local-first\",\"outcome\":\"tandem.model.declined\",\"usage\":{\"prompt_tokens\":0,"
              "\"completion_tokens\":0,\"total_tokens\":0},\"cost_usd\":0,\"ttft_ms\":0,\"duration_ms\":12},{"
@@ -429,7 +429,7 @@ static void revisions_travel_inside_valid_chunks(void **state) {
     assert_null(strstr(z, "\"finish_reason\":\"stop\""));
     const char *end = strstr(replace, "\"finish_reason\":\"length\"");
     assert_non_null(end);
-    assert_non_null(strstr(end, "\"mode\":\"progressive\",\"revision\":2,\"op\":\"replace\",\"final\":true"));
+    assert_non_null(strstr(end, "\"mode\":\"progressive\",\"revision\":2,\"final\":true"));
 }
 
 static void a_whole_answer_forgets_what_was_replaced(void **state) {
@@ -496,6 +496,27 @@ static void every_error_has_a_status_and_a_body(void **state) {
     assert_int_equal(td_openai_retry_after_s(TD_ERR_UPSTREAM_RATE, 1001), 2);
     assert_int_equal(td_openai_retry_after_s(TD_ERR_RATE, 0), 1);
     assert_int_equal(td_openai_retry_after_s(TD_ERR_BAD_REQUEST, 5000), 0);
+}
+
+// docs/errors.md has a row for every code, with the status that clients get.
+static void every_error_is_documented(void **state) {
+    (void)state;
+    char path[1024];
+    static char text[64 << 10];
+    const char *here = strstr(__FILE__, "tests/unit/wire/");
+    snprintf(path, sizeof path, "%.*sdocs/errors.md", (int)(here - __FILE__), __FILE__);
+    FILE *f = fopen(path, "r");
+    if (!f) // run from elsewhere than the build folder
+        skip();
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    for (int err = TD_OK + 1; err < TD_ERR_COUNT; err++) {
+        char row[200];
+        snprintf(row, sizeof row, "| `%s` | %d | %s |", td_err_code((enum td_err)err),
+                 td_openai_status((enum td_err)err), td_err_text((enum td_err)err));
+        if (!strstr(text, row))
+            fail_msg("docs/errors.md lacks: %s", row);
+    }
 }
 
 static void models_are_listed(void **state) {
@@ -585,6 +606,7 @@ int main(void) {
         T(a_whole_answer_forgets_what_was_replaced),
         T(a_stream_that_fails_says_so),
         T(every_error_has_a_status_and_a_body),
+        T(every_error_is_documented),
         T(models_are_listed),
         T(a_whole_answer_has_a_ceiling),
         T(each_allocation_may_fail),
