@@ -134,8 +134,10 @@ static void hand_up(struct td_attempt *a, const struct td_event *ev) {
     case TD_EV_EMBEDDING:
         a->last_ns = td_now_ns();
         a->pieces++;
-        if (!a->stats.first_ns)
+        if (!a->stats.first_ns) {
             a->stats.first_ns = a->last_ns;
+            schedule(a); // silence may be allowed less time than the first token
+        }
         break;
     case TD_EV_USAGE:
         a->stats.prompt_tokens = ev->usage.prompt_tokens;
@@ -352,9 +354,11 @@ static size_t on_body(char *p, size_t one, size_t n, void *user) {
         return refuse(a, TD_ERR_UPSTREAM_GARBAGE, "its answer has another content type than JSON or an event stream");
     if (!ensure_reader(a))
         return refuse(a, TD_ERR_NOMEM, "out of memory");
-    if (!a->body_begun || !a->spec.stream) {
-        a->body_begun = true;
+    if (!a->spec.stream || !a->body_begun)
         a->last_ns = td_now_ns();
+    if (!a->body_begun) {
+        a->body_begun = true;
+        schedule(a);
     }
     if (a->hold.n) // order: what is held back goes first
         return td_buf_add(&a->hold, p, n) == TD_OK ? n : refuse(a, TD_ERR_UPSTREAM_GARBAGE, "it does not wait");

@@ -144,7 +144,7 @@ static void take_result(struct td_name *n, const struct job *job) {
         n->usable_until_ns = now + TD_RESOLVE_STALE_S * TD_S_NS;
     } else if (job->result == EAI_NONAME) {
         n->usable_until_ns = 0;
-    } else {
+    } else if (now < n->usable_until_ns) {
         n->fresh_until_ns = now + TD_S_NS; // where an old answer serves, asking once a second is enough
     }
     wake_waiters(n, job->result == 0 && job->addresses.count ? TD_OK : TD_ERR_DNS);

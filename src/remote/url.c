@@ -19,6 +19,10 @@ enum td_err td_url_check(struct td_str url, char *host, size_t host_size, uint16
             return td_error_set(e, TD_ERR_CONFIG, "a URL must be printable ASCII without spaces");
     memcpy(text, url.p, url.n);
     text[url.n] = 0;
+    // libcurl would forgive these; others who read the same URL would not, or otherwise.
+    const char *slashes = strstr(text, "://");
+    if (!slashes || slashes[3] == '/' || strchr(text, '\\'))
+        return td_error_set(e, TD_ERR_CONFIG, "not a URL");
     CURLU *u = curl_url();
     if (!u)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory while reading a URL");

@@ -1069,6 +1069,10 @@ static void serve(struct conn *c) {
     if (c->busy || c->closing || n < 18 || n < c->need)
         return;
     const char *p = (const char *)evbuffer_pullup(in, -1);
+    if ((unsigned char)*p < 0x20) { // TLS on the plain port
+        close_soon(c);
+        return;
+    }
     const char *end = memmem(p, n, "\r\n\r\n", 4);
     if (!end) {
         if (n > 65536)

@@ -61,7 +61,7 @@ void drive_tls(struct drive *d, uint16_t port) {
 }
 
 struct td_grant *drive_grant(struct drive *d, enum td_grant_kind kind, struct td_str url, struct td_str bytes) {
-    struct td_grant_terms terms = {.kind = kind, .target = url.n ? NULL : &d->target, .url = url};
+    struct td_grant_terms terms = {.kind = kind, .target = url.n ? NULL : d->use ? d->use : &d->target, .url = url};
     struct td_grant *g = NULL;
     assert_ok(td_grant_issue(&d->arena, &fine, &terms, bytes, &g, NULL));
     return g;
@@ -133,7 +133,7 @@ static void on_event(void *user, const struct td_event *ev) {
 
 enum td_err take_start_body(struct take *t, struct drive *d, enum td_kind kind, const char *body, bool stream) {
     struct td_str bytes = td_arena_str(&d->arena, td_str_of(body));
-    struct td_attempt_spec spec = {.target = &d->target,
+    struct td_attempt_spec spec = {.target = d->use ? d->use : &d->target,
                                    .kind = kind,
                                    .stream = stream,
                                    .body = bytes,
@@ -169,6 +169,10 @@ void take_finish(struct take *t) {
 }
 
 // A stopped td_loop does not run again, so this breaks out of the loop below it.
+void drive_stop(struct drive *d) {
+    event_base_loopbreak(td_loop_base(d->loop));
+}
+
 void drive_run_ms(struct drive *d, unsigned ms) {
     td_timer_arm(d->guard, ms);
     event_base_loop(td_loop_base(d->loop), EVLOOP_NO_EXIT_ON_EMPTY);

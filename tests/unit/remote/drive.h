@@ -19,6 +19,7 @@ struct drive {
     struct td_backend *backend;
     struct td_arena arena;
     struct td_target target;
+    const struct td_target *use; // the one for the next attempt; NULL: target
     char url[256], ca[128];
     struct td_timer *guard;
     unsigned waiting; // attempts to wait for
@@ -55,6 +56,8 @@ enum td_err take_start_body(struct take *t, struct drive *d, enum td_kind kind, 
 void take_finish(struct take *t);
 // Runs the loop until nothing waits any more (at most 10 s) or for `ms`.
 void drive_run(struct drive *d);
+// Ends drive_run.
+void drive_stop(struct drive *d);
 void drive_run_ms(struct drive *d, unsigned ms);
 // Start, run, destroy; the outcome in *t (free its text with take_finish).
 void drive_once(struct drive *d, struct take *t, const char *prompt);

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0
+// Limits in time, cancelling, and back-pressure.
+#include "drive.h"
+
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static struct drive d;
+
+static int setup(void **state) {
+    (void)state;
+    drive_open(&d, NULL, NULL);
+    return 0;
+}
+
+static int teardown(void **state) {
+    (void)state;
+    drive_close(&d);
+    return 0;
+}
+
+static int fresh(void **state) {
+    (void)state;
+    upstream_post(&d.up, "/_reset", "{}");
+    drive_plain(&d);
+    d.target.timeouts = (struct td_timeouts){2000, 2000, 2000, 8000};
+    return 0;
+}
+
+static void script(const char *queue) {
+    char text[1024];
+    snprintf(text, sizeof text, "{\"queue\":[%s]}", queue);
+    upstream_post(&d.up, "/_script", text);
+}
+
+static double seconds(const struct take *t) {
+    return (double)(t->end_ns - t->start_ns) / 1e9;
+}
+
+// The upstream must have seen the connection close soon after we let go: `count` requests ended.
+static double closed_after_ms(unsigned request) {
+    struct td_arena arena;
+    td_arena_init(&arena, 1 << 20);
+    td_json *seen = yyjson_arr_get(upstream_log(&d.up, &arena, request + 1, request + 1), request);
+    double at = td_json_get_num(seen, "closed_ms", -1), begin = td_json_get_num(seen, "at_ms", -1);
+    td_arena_finish(&arena);
+    assert_true(at >= 0);
+    return at - begin;
+}
+
+static void each_silence_has_its_error(void **state) {
+    (void)state;
+    static const struct {
+        const char *behaviour;
+        struct td_timeouts t;
+        enum td_err code;
+        double from_s, to_s;
+        unsigned deltas;
+    } rows[] = {
+        {"{\"hang\":true}", {2000, 150, 2000, 8000}, TD_ERR_FIRST_TOKEN, 0.14, 1, 0},
+        {"{\"first_token_ms\":9000}", {2000, 150, 2000, 8000}, TD_ERR_FIRST_TOKEN, 0.14, 1, 0},
+        {"{\"first_token_ms\":9000,\"comment_ms\":20}", {2000, 150, 50, 8000}, TD_ERR_FIRST_TOKEN, 0.14, 1, 0},
+        {"{\"header_byte_ms\":20}", {2000, 150, 2000, 8000}, TD_ERR_FIRST_TOKEN, 0.14, 1, 0},
+        {"{\"silence_after_tokens\":20}", {2000, 2000, 150, 8000}, TD_ERR_IDLE, 0.14, 1, 20},
+        {"{\"silence_after_tokens\":20,\"comment_ms\":20}", {2000, 2000, 150, 8000}, TD_ERR_IDLE, 0.14, 1, 20},
+        {"{\"silence_after_tokens\":20}", {2000, 2000, 5000, 200}, TD_ERR_DEADLINE, 0.19, 1, 20},
+        {"{\"hang\":true}", {2000, 5000, 5000, 200}, TD_ERR_DEADLINE, 0.19, 1, 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct take t;
+        upstream_post(&d.up, "/_reset", "{}");
+        script(rows[i].behaviour);
+        d.target.timeouts = rows[i].t;
+        drive_once(&d, &t, "hello [tokens=40]");
+        if (t.code != rows[i].code || t.deltas != rows[i].deltas || seconds(&t) < rows[i].from_s ||
+            seconds(&t) > rows[i].to_s)
+            fail_msg("row %zu: %s after %u deltas and %.3f s", i, td_err_code(t.code), t.deltas, seconds(&t));
+        assert_true(closed_after_ms(0) < 1000);
+        take_finish(&t);
+    }
+}
+
+static void a_deadline_of_the_attempt_binds(void **state) {
+    (void)state;
+    struct take t = {.d = &d};
+    struct td_str body =
+        TD_STR("{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"stream\":true}");
+    struct td_attempt_spec spec = {.target = &d.target, .stream = true, .body = body, .user = &t};
+    spec.grant = drive_grant(&d, TD_GRANT_INFERENCE, TD_STR_NONE, body);
+    spec.deadline_ns = td_now_ns() - 1;
+    assert_int_equal(d.backend->ops->start(d.backend, &spec, &t.attempt, NULL), TD_ERR_DEADLINE);
+}
+
+// A whole answer may take its time before the first byte: the model thinks until it is complete.
+static void a_whole_answer_has_only_its_total_time(void **state) {
+    (void)state;
+    struct take t = {0};
+    d.target.timeouts = (struct td_timeouts){2000, 50, 50, 8000};
+    script("{\"first_token_ms\":300}");
+    assert_ok(take_start(&t, &d, "hello [tokens=40]", false));
+    drive_run(&d);
+    assert_int_equal(t.ends, 1);
+    assert_true(seconds(&t) >= 0.29);
+    take_finish(&t);
+    t = (struct take){0};
+    d.target.timeouts.total_ms = 150;
+    script("{\"hang\":true}");
+    assert_ok(take_start(&t, &d, "hello", false));
+    drive_run(&d);
+    assert_int_equal(t.code, TD_ERR_DEADLINE);
+    take_finish(&t);
+}
+
+static void a_slow_stream_within_its_limits_is_fine(void **state) {
+    (void)state;
+    struct take t;
+    d.target.timeouts = (struct td_timeouts){100, 400, 150, 8000};
+    script("{\"first_token_ms\":300,\"token_ms\":20}");
+    drive_once(&d, &t, "hello [tokens=30]");
+    assert_int_equal(t.ends, 1);
+    assert_int_equal(t.deltas, 30);
+    assert_true(seconds(&t) > 0.85);
+    take_finish(&t);
+}
+
+static void nobody_listening_is_known_at_once(void **state) {
+    (void)state;
+    struct take t;
+    upstream_post(&d.up, "/_down", "{\"down\":true}");
+    drive_once(&d, &t, "hello");
+    assert_int_equal(t.code, TD_ERR_CONNECT);
+    assert_true(seconds(&t) < 0.5);
+    assert_true(t.stats.connected_ns == 0 && t.stats.bytes_out == 0);
+    take_finish(&t);
+    upstream_post(&d.up, "/_down", "{\"down\":false}");
+    drive_once(&d, &t, "hello");
+    assert_int_equal(t.ends, 1);
+    take_finish(&t);
+}
+
+// A listener whose backlog is full drops further connections silently, as a firewall would.
+static void a_black_hole_costs_the_connect_limit(void **state) {
+    (void)state;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    int hole = socket(AF_INET, SOCK_STREAM, 0), fill[8];
+    char url[64];
+    struct take t;
+    assert_int_equal(bind(hole, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(hole, 0), 0);
+    assert_int_equal(getsockname(hole, (struct sockaddr *)&at, &n), 0);
+    for (int i = 0; i < 8; i++) {
+        fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        (void)!connect(fill[i], (struct sockaddr *)&at, sizeof at);
+    }
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/v1", ntohs(at.sin_port));
+    drive_url(&d, url);
+    d.target.timeouts = (struct td_timeouts){200, 5000, 5000, 8000};
+    drive_once(&d, &t, "hello");
+    assert_int_equal(t.code, TD_ERR_CONNECT);
+    assert_true(seconds(&t) >= 0.19 && seconds(&t) < 1);
+    take_finish(&t);
+    for (int i = 0; i < 8; i++)
+        close(fill[i]);
+    close(hole);
+}
+
+static void cancelling_closes_the_upstream_within_50_ms(void **state) {
+    (void)state;
+    for (unsigned after = 1; after <= 16; after *= 4) { // from inside an event
+        struct take t = {.destroy_after = after};
+        upstream_post(&d.up, "/_reset", "{}");
+        script("{\"token_ms\":10}");
+        assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
+        drive_run(&d);
+        assert_int_equal(t.deltas, after);
+        uint64_t before = td_now_ns();
+        drive_run_ms(&d, 1);
+        (void)closed_after_ms(0); // waits for it
+        assert_true(td_now_ns() - before < 50 * TD_MS_NS);
+        drive_run_ms(&d, 30);
+        assert_int_equal(t.deltas, after); // nothing comes any more
+        take_finish(&t);
+    }
+    for (unsigned wait_ms = 0; wait_ms < 100; wait_ms += 45) { // while it waits for the first token
+        struct take t = {0};
+        upstream_post(&d.up, "/_reset", "{}");
+        script("{\"first_token_ms\":5000}");
+        assert_ok(take_start(&t, &d, "hello", true));
+        drive_run_ms(&d, wait_ms + 5);
+        uint64_t before = td_now_ns();
+        take_finish(&t);
+        d.waiting = 0;
+        (void)closed_after_ms(0);
+        assert_true(td_now_ns() - before < 50 * TD_MS_NS);
+        assert_int_equal(t.deltas + t.errors, 0);
+    }
+}
+
+static void cancelling_at_once_sends_nothing(void **state) {
+    (void)state;
+    struct td_arena arena;
+    struct take t = {0};
+    assert_ok(take_start(&t, &d, "hello", true));
+    take_finish(&t);
+    d.waiting = 0;
+    drive_run_ms(&d, 30);
+    td_arena_init(&arena, 1 << 20);
+    assert_int_equal(yyjson_arr_size(upstream_log(&d.up, &arena, 0, 0)), 0);
+    td_arena_finish(&arena);
+}
+
+static struct take loser;
+
+static void kill_loser(struct take *t) {
+    if (t->deltas == 1) {
+        d.backend->ops->destroy(d.backend, loser.attempt);
+        loser.attempt = NULL;
+        d.waiting--;
+    }
+}
+
+// As a hedge does: the first token of one ends the other, from inside an event.
+static void one_attempt_can_end_another(void **state) {
+    (void)state;
+    struct take t = {.on_delta = kill_loser};
+    loser = (struct take){0};
+    script("{\"first_token_ms\":3000},{\"token_ms\":5}");
+    assert_ok(take_start(&loser, &d, "hello", true));
+    drive_run_ms(&d, 20);
+    assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
+    drive_run(&d);
+    assert_int_equal(t.ends, 1);
+    assert_int_equal(loser.deltas + loser.errors, 0);
+    assert_true(closed_after_ms(0) < 2000);
+    take_finish(&t);
+    take_finish(&loser);
+}
+
+static void a_pause_holds_everything_back(void **state) {
+    (void)state;
+    struct take t;
+    for (int round = 0; round < 3; round++) { // 0: all in one packet; 1: paced; 2: while paused the upstream ends
+        t = (struct take){.pause_after = 3};
+        script(round == 1 ? "{\"token_ms\":5}" : "{}");
+        assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
+        drive_run_ms(&d, round == 2 ? 300 : 100);
+        assert_int_equal(t.deltas, 3);
+        assert_int_equal(t.ends + t.errors, 0);
+        d.backend->ops->resume(d.backend, t.attempt);
+        assert_int_equal(t.deltas, 3); // not from inside resume
+        drive_run(&d);
+        assert_int_equal(t.ends, 1);
+        assert_int_equal(t.deltas, 40);
+        take_finish(&t);
+    }
+}
+
+static void pausing_does_not_count_as_silence(void **state) {
+    (void)state;
+    struct take t = {.pause_after = 3};
+    d.target.timeouts = (struct td_timeouts){2000, 2000, 100, 8000};
+    script("{\"token_ms\":5}");
+    assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
+    drive_run_ms(&d, 300);
+    assert_int_equal(t.errors, 0);
+    d.backend->ops->resume(d.backend, t.attempt);
+    drive_run(&d);
+    assert_int_equal(t.ends, 1);
+    assert_int_equal(t.deltas, 40);
+    take_finish(&t);
+}
+
+// A long answer for a reader that does not read: what is kept here stays small, the rest stays with the upstream.
+static void a_paused_stream_is_bounded_by_flow_control(void **state) {
+    (void)state;
+    struct take t = {.pause_after = 3};
+    assert_ok(take_start(&t, &d, "hello [tokens=100000]", true));
+    drive_run_ms(&d, 300);
+    d.backend->ops->stats(d.backend, t.attempt, &t.stats);
+    assert_true(t.stats.bytes_in < 300000);
+    d.backend->ops->resume(d.backend, t.attempt);
+    drive_run(&d);
+    assert_int_equal(t.deltas, 100000);
+    assert_int_equal(t.ends, 1);
+    take_finish(&t);
+}
+
+static void cancelling_a_paused_one_is_clean(void **state) {
+    (void)state;
+    struct take t = {.pause_after = 3};
+    script("{\"token_ms\":5}");
+    assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
+    drive_run_ms(&d, 50);
+    take_finish(&t);
+    d.waiting = 0;
+    assert_true(closed_after_ms(0) < 1000);
+    t = (struct take){.pause_after = 3};
+    assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
+    drive_run_ms(&d, 50);
+    d.backend->ops->resume(d.backend, t.attempt); // and gone before it takes effect
+    take_finish(&t);
+    d.waiting = 0;
+    drive_run_ms(&d, 20);
+}
+
+// Destroyed right after its end, an attempt still lets its connection be used again.
+static void a_finished_stream_leaves_its_connection(void **state) {
+    (void)state;
+    struct take t;
+    struct td_arena arena;
+    uint64_t first = 0;
+    for (int i = 0; i < 5; i++) {
+        drive_once(&d, &t, "hello");
+        assert_int_equal(t.ends, 1);
+        take_finish(&t);
+        drive_run_ms(&d, 5);
+    }
+    td_arena_init(&arena, 1 << 20);
+    td_json *log = upstream_log(&d.up, &arena, 5, 5), *one;
+    size_t i, max;
+    yyjson_arr_foreach(log, i, max, one) {
+        uint64_t connection = (uint64_t)td_json_get_int(one, "connection", 0);
+        assert_true(i == 0 || connection == first);
+        first = connection;
+    }
+    td_arena_finish(&arena);
+}
+
+static void many_at_once(void **state) {
+    (void)state;
+    static struct take all[200];
+    upstream_post(&d.up, "/_script", "{\"standing\":{\"token_ms\":3}}");
+    for (int i = 0; i < 200; i++) {
+        all[i] = (struct take){.destroy_after = i % 4 == 3 ? 5 : 0};
+        assert_ok(take_start(&all[i], &d, "hello [tokens=20]", true));
+    }
+    drive_run(&d);
+    for (int i = 0; i < 200; i++) {
+        assert_int_equal(all[i].deltas, i % 4 == 3 ? 5 : 20);
+        assert_int_equal(all[i].ends, i % 4 != 3);
+        take_finish(&all[i]);
+    }
+}
+
+int main(void) {
+#define T(name) cmocka_unit_test_setup(name, fresh)
+    const struct CMUnitTest tests[] = {
+        T(each_silence_has_its_error),
+        T(a_deadline_of_the_attempt_binds),
+        T(a_whole_answer_has_only_its_total_time),
+        T(a_slow_stream_within_its_limits_is_fine),
+        T(nobody_listening_is_known_at_once),
+        T(a_black_hole_costs_the_connect_limit),
+        T(cancelling_closes_the_upstream_within_50_ms),
+        T(cancelling_at_once_sends_nothing),
+        T(one_attempt_can_end_another),
+        T(a_pause_holds_everything_back),
+        T(pausing_does_not_count_as_silence),
+        T(a_paused_stream_is_bounded_by_flow_control),
+        T(cancelling_a_paused_one_is_clean),
+        T(a_finished_stream_leaves_its_connection),
+        T(many_at_once),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
