@@ -269,7 +269,7 @@ static enum td_err copy(struct td_str s, char **out, struct td_error *e) {
 }
 
 static enum td_err add_headers(struct td_fetch *f, const struct td_fetch_spec *s, struct td_error *e) {
-    enum td_err err = TD_OK;
+    enum td_err err = td_headers_add(&f->headers, TD_STR("User-Agent"), TD_STR(TD_REMOTE_AGENT), e);
     struct td_secret secret;
     bool typed = false;
     for (uint32_t i = 0; !err && i < s->header_count; i++) {

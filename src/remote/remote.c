@@ -432,7 +432,6 @@ enum td_err td_xfer_init(struct td_xfer *x, struct td_remote *r, const struct td
     SET(CURLOPT_PROXY, ""); // none, whatever http_proxy says: ways out come from the configuration alone
     SET(CURLOPT_NOPROXY, "");
     SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-    SET(CURLOPT_USERAGENT, TD_REMOTE_AGENT);
     SET(CURLOPT_CONNECTTIMEOUT_MS, 600000L); // ours comes long before
     SET(CURLOPT_DNS_CACHE_TIMEOUT, -1L);     // entries are ours and replaced by us
     SET(CURLOPT_BUFFERSIZE, (long)TD_REMOTE_BUFFER_BYTES);

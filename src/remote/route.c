@@ -86,9 +86,12 @@ static enum td_err make_headers(const struct td_target *t, bool stream, struct c
     if (!err)
         err = td_headers_add(list, TD_STR("Accept"), stream ? TD_STR("text/event-stream") : TD_STR("application/json"),
                              e);
-    // Compression would hold back the events of a stream in many servers.
-    if (!err && stream)
-        err = td_headers_add(list, TD_STR("Accept-Encoding"), TD_STR("identity"), e);
+    // Compression would hold back the events of a stream in many servers. These two stand here because libcurl, asked
+    // through its own options, formats them twice for each request.
+    if (!err)
+        err = td_headers_add(list, TD_STR("Accept-Encoding"), stream ? TD_STR("identity") : TD_STR("gzip, deflate"), e);
+    if (!err)
+        err = td_headers_add(list, TD_STR("User-Agent"), TD_STR(TD_REMOTE_AGENT), e);
     if (!err) { // no "Expect: 100-continue": it costs a round trip
         struct curl_slist *longer = curl_slist_append(*list, "Expect:");
         err = longer ? TD_OK : td_error_set(e, TD_ERR_NOMEM, "out of memory while preparing headers");

@@ -1069,7 +1069,7 @@ static void serve(struct conn *c) {
     if (c->busy || c->closing || n < 18 || n < c->need)
         return;
     const char *p = (const char *)evbuffer_pullup(in, -1);
-    if ((unsigned char)*p < 0x20) { // TLS on the plain port
+    if (!p || (unsigned char)*p < 0x20) { // TLS on the plain port
         close_soon(c);
         return;
     }

@@ -238,6 +238,13 @@ static void one_attempt_can_end_another(void **state) {
     take_finish(&loser);
 }
 
+static void run_until_paused(const struct take *t, unsigned then_ms) {
+    for (int i = 0; i < 1000 && t->deltas < t->pause_after; i++)
+        drive_run_ms(&d, 10);
+    assert_int_equal(t->deltas, t->pause_after);
+    drive_run_ms(&d, then_ms);
+}
+
 static void a_pause_holds_everything_back(void **state) {
     (void)state;
     struct take t;
@@ -245,7 +252,7 @@ static void a_pause_holds_everything_back(void **state) {
         t = (struct take){.pause_after = 3};
         script(round == 1 ? "{\"token_ms\":5}" : "{}");
         assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
-        drive_run_ms(&d, round == 2 ? 300 : 100);
+        run_until_paused(&t, round == 2 ? 300 : 100);
         assert_int_equal(t.deltas, 3);
         assert_int_equal(t.ends + t.errors, 0);
         d.backend->ops->resume(d.backend, t.attempt);
@@ -263,7 +270,7 @@ static void pausing_does_not_count_as_silence(void **state) {
     d.target.timeouts = (struct td_timeouts){2000, 2000, 100, 8000};
     script("{\"token_ms\":5}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
-    drive_run_ms(&d, 300);
+    run_until_paused(&t, 300);
     assert_int_equal(t.errors, 0);
     d.backend->ops->resume(d.backend, t.attempt);
     drive_run(&d);
@@ -276,13 +283,15 @@ static void pausing_does_not_count_as_silence(void **state) {
 static void a_paused_stream_is_bounded_by_flow_control(void **state) {
     (void)state;
     struct take t = {.pause_after = 3};
-    assert_ok(take_start(&t, &d, "hello [tokens=100000]", true));
-    drive_run_ms(&d, 300);
+    d.target.timeouts.total_ms = 60000;
+    d.target.timeouts.first_token_ms = 10000;
+    assert_ok(take_start(&t, &d, "hello [tokens=30000]", true));
+    run_until_paused(&t, 300);
     d.backend->ops->stats(d.backend, t.attempt, &t.stats);
     assert_true(t.stats.bytes_in < 300000);
     d.backend->ops->resume(d.backend, t.attempt);
     drive_run(&d);
-    assert_int_equal(t.deltas, 100000);
+    assert_int_equal(t.deltas, 30000);
     assert_int_equal(t.ends, 1);
     take_finish(&t);
 }
@@ -292,13 +301,13 @@ static void cancelling_a_paused_one_is_clean(void **state) {
     struct take t = {.pause_after = 3};
     script("{\"token_ms\":5}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
-    drive_run_ms(&d, 50);
+    run_until_paused(&t, 20);
     take_finish(&t);
     d.waiting = 0;
     assert_true(closed_after_ms(0) < 1000);
     t = (struct take){.pause_after = 3};
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
-    drive_run_ms(&d, 50);
+    run_until_paused(&t, 20);
     d.backend->ops->resume(d.backend, t.attempt); // and gone before it takes effect
     take_finish(&t);
     d.waiting = 0;
