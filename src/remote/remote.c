@@ -6,7 +6,7 @@
 //
 // Sockets of idle kept connections stay registered with the loop, so that reusing one costs no system call; what the
 // open and close callbacks see keeps that table true.
-#include "remote/engine.h"
+#include "remote/remote.h"
 
 #include <event2/event.h>
 #include <fcntl.h>
@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "loop/loop.h"
+#include "remote/engine.h"
 #include "remote/route.h"
 
 #define IDLE_CONNECTIONS_DEFAULT 256u
