@@ -147,17 +147,17 @@ static void a_stream_says_what_came(void **state) {
     assert_int_equal(out.n, 0); // kept back for the tandem object
     struct td_answer_meta m = meta();
     assert_ok(td_openai_answer_end(w, &m, &out));
-    assert_str(
-        td_buf_str(&out),
-        HEAD "\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"tandem\":{"
-             "\"exchange\":\"X1\",\"target\":\"cloud\",\"tier\":\"cloud\",\"model\":\"big\",\"reason\":\"fallback\","
-             "\"degraded\":false,\"cost_usd\":0.0000425,\"cost_nusd\":42500,\"usage_total\":{\"prompt_tokens\":18,\"completion_tokens\":2,"
-             "\"total_tokens\":20},\"attempts\":[{\"target\":\"device\",\"tier\":\"device\",\"model\":\"starter\","
-             "\"reason\":\"local-first\",\"outcome\":\"tandem.model.declined\",\"usage\":{\"prompt_tokens\":0,"
-             "\"completion_tokens\":0,\"total_tokens\":0},\"cost_usd\":0,\"ttft_ms\":0,\"duration_ms\":12},{"
-             "\"target\":\"cloud\",\"tier\":\"cloud\",\"model\":\"big\",\"reason\":\"fallback\",\"outcome\":\"ok\","
-             "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2,\"total_tokens\":11},\"cost_usd\":0.0000425,"
-             "\"ttft_ms\":80,\"duration_ms\":400}]}}\n\ndata: [DONE]\n\n");
+    assert_str(td_buf_str(&out), HEAD
+               "\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}],\"tandem\":{"
+               "\"exchange\":\"X1\",\"target\":\"cloud\",\"tier\":\"cloud\",\"model\":\"big\",\"reason\":\"fallback\","
+               "\"degraded\":false,\"cost_usd\":0.0000425,\"cost_nusd\":42500,\"usage_total\":{\"prompt_tokens\":18,"
+               "\"completion_tokens\":2,"
+               "\"total_tokens\":20},\"attempts\":[{\"target\":\"device\",\"tier\":\"device\",\"model\":\"starter\","
+               "\"reason\":\"local-first\",\"outcome\":\"tandem.model.declined\",\"usage\":{\"prompt_tokens\":0,"
+               "\"completion_tokens\":0,\"total_tokens\":0},\"cost_usd\":0,\"ttft_ms\":0,\"duration_ms\":12},{"
+               "\"target\":\"cloud\",\"tier\":\"cloud\",\"model\":\"big\",\"reason\":\"fallback\",\"outcome\":\"ok\","
+               "\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":2,\"total_tokens\":11},\"cost_usd\":0.0000425,"
+               "\"ttft_ms\":80,\"duration_ms\":400}]}}\n\ndata: [DONE]\n\n");
     check_frames(td_buf_str(&out));
 }
 

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+// Like test_openai_answer.c this program writes the bodies it made to the file named by TANDEM_WIRE_DUMP, for
+// check_schema.py.
 #include "unit.h"
+
+#include <stdio.h>
 
 #include "wire/dialect.h"
 #include "wire/emit.h"
@@ -29,12 +33,25 @@ static void read_as(enum td_kind kind, const char *body) {
         fail_msg("%s: %s", error.message, body);
 }
 
+static void dump(enum td_kind kind, struct td_str json) {
+    static const char *const schemas[] = {"CreateChatCompletionRequest", "CreateCompletionRequest",
+                                          "CreateEmbeddingRequest"};
+    const char *path = getenv("TANDEM_WIRE_DUMP");
+    FILE *f = path ? fopen(path, "a") : NULL;
+    if (f) {
+        fprintf(f, "%s\t%.*s\n", schemas[kind], TD_STR_ARG(json));
+        fclose(f);
+    }
+}
+
 static void expect(enum td_kind kind, const char *body, struct td_write_spec spec, const char *written) {
     if (!spec.model.p)
         spec.model = TD_STR("M");
     read_as(kind, body);
     td_buf_clear(&out);
     assert_ok(td_openai_write_request(&req, &spec, &out));
+    if (!spec.same_dialect) // else there are fields that the schema cannot know
+        dump(kind, td_buf_str(&out));
     if (!td_str_is(td_buf_str(&out), written))
         fail_msg("got\n%.*s\nexpected\n%s", TD_STR_ARG(td_buf_str(&out)), written);
 }
