@@ -1,25 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/chat.h"
 
+#include <time.h>
+
 #include <cmath>
+#include <list>
 #include <memory>
 #include <random>
 
 // llama.cpp's common library; in angle brackets, as two of its headers have the names of ours.
+#include <chat-auto-parser.h>
 #include <chat.h>
 #include <json.h>
 #include <log.h>
 #include <sampling.h>
 
-struct host_templates {
-    common_chat_templates_ptr t;
-    const llama_vocab *vocab = nullptr;
-};
-
-struct host_turn {
+// What the tools and the response format make of a template, whatever the messages say: the grammar, the parser, the
+// stops. Making it costs a hundred times what rendering a prompt does (the library tries the template out and writes a
+// grammar for every tool), so the last few are kept.
+struct mould {
+    std::string key;
     common_chat_params params;
     common_chat_parser_params parse;
     std::set<llama_token> preserved;
+    // The engine's: a sampler whose grammar is read already, for those that need no randomness of their own.
+    mutable common_sampler_ptr sampler;
+    mutable host_sampling sampling = {};
+};
+
+enum { MOULDS_MAX = 8 };
+
+struct host_templates {
+    common_chat_templates_ptr t;
+    const llama_vocab *vocab = nullptr;
+    bool tools = false, parallel = false, special = true;   // special: not the library's general way
+    mutable std::list<std::shared_ptr<const mould>> moulds; // the last used first; the door's thread only
+};
+
+struct host_turn {
+    std::string prompt;
+    std::shared_ptr<const mould> m;
 };
 
 struct host_sampler {
@@ -46,11 +66,31 @@ void host_chat_quiet(void) {
     common_log_set_verbosity_thold(-1);
 }
 
+// The library knows some templates by their text and treats them in ways of its own, which may depend on the messages.
+static bool is_special(const std::string &source) {
+    if (source.empty())
+        return false;
+    try {
+        common_chat_template t(source, "", "");
+        autoparser::generation_params params;
+        params.messages = common_json::parse(R"([{"role":"user","content":"x"}])");
+        params.tools = common_json::array();
+        return common_chat_try_specialized_template(t, source, params).has_value();
+    } catch (const std::exception &) {
+        return true;
+    }
+}
+
 host_templates *host_templates_create(const llama_model *model, const char *source, td_error *e) {
     try {
         auto t = std::make_unique<host_templates>();
         t->t = common_chat_templates_init(model, source);
         t->vocab = llama_model_get_vocab(model);
+        auto caps = common_chat_templates_get_caps(t->t.get());
+        t->tools = caps["supports_tools"] || caps["supports_tool_calls"];
+        t->parallel = caps["supports_parallel_tool_calls"];
+        t->special = is_special(common_chat_templates_source(t->t.get(), "")) ||
+                     is_special(common_chat_templates_source(t->t.get(), "tool_use"));
         return t.release();
     } catch (const std::exception &) {
         td_error_set(e, TD_ERR_HOST_LOAD, "the model's chat template cannot be read");
@@ -63,8 +103,7 @@ void host_templates_destroy(host_templates *t) {
 }
 
 bool host_templates_tools(const host_templates *t) {
-    auto caps = common_chat_templates_get_caps(t->t.get());
-    return caps["supports_tools"] || caps["supports_tool_calls"];
+    return t->tools;
 }
 
 // What the library says may quote the conversation, so only its fixed words are passed on.
@@ -78,12 +117,73 @@ static td_err refuse(td_error *e, const char *what, const std::exception &x) {
     return td_error_set(e, TD_ERR_BAD_REQUEST, "%s", what);
 }
 
-static void prepare_parser(host_turn &turn, bool continues) {
-    turn.parse = common_chat_parser_params(turn.params);
-    turn.parse.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
-    turn.parse.is_continuation = continues;
-    if (!turn.params.parser.empty())
-        turn.parse.parser.load(turn.params.parser);
+static std::shared_ptr<mould> make_mould(const host_templates *t, const common_chat_templates_inputs &inputs) {
+    auto m = std::make_shared<mould>();
+    m->params = common_chat_templates_apply(t->t.get(), inputs);
+    m->parse = common_chat_parser_params(m->params);
+    m->parse.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
+    m->parse.is_continuation = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
+    if (!m->params.parser.empty())
+        m->parse.parser.load(m->params.parser);
+    for (const auto &text : m->params.preserved_tokens) {
+        auto tokens = common_tokenize(t->vocab, text, false, true);
+        if (tokens.size() == 1)
+            m->preserved.insert(tokens[0]);
+    }
+    return m;
+}
+
+static std::string mould_key(const host_turn_in *in, bool parallel) {
+    std::string key;
+    for (td_str part : {in->tools, in->tool_choice, in->schema, in->kwargs})
+        key += std::to_string(part.n) + ":" + str(part);
+    return key + (parallel ? "p" : "") + (in->no_thinking ? "n" : "");
+}
+
+struct too_slow : std::exception {};
+
+static uint64_t thread_ms() {
+    timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+// The prompt alone, by the library's way that looks neither for tools nor for reasoning in the answer. A template is a
+// program that came with the model: the door's watchdog (main.c) ends the guest where it never returns, and here it is
+// refused where it takes too long.
+static common_chat_params render_only(const host_templates *t, common_chat_templates_inputs inputs) {
+    uint64_t start = thread_ms();
+    inputs.force_pure_content = true;
+    inputs.continue_final_message = COMMON_CHAT_CONTINUATION_NONE;
+    inputs.add_generation_prompt = true;
+    common_chat_params plain = common_chat_templates_apply(t->t.get(), inputs);
+    if (thread_ms() - start > TD_TEMPLATE_MS_MAX)
+        throw too_slow();
+    return plain;
+}
+
+// A kept mould fits where the prompt ends in the same words as the one it was made with.
+static void take_mould(const host_templates *t, const common_chat_templates_inputs &inputs, std::string key,
+                       host_turn &turn) {
+    common_chat_params plain = render_only(t, inputs);
+    for (auto at = t->moulds.begin(); at != t->moulds.end(); ++at) {
+        if ((*at)->key != key || (*at)->params.generation_prompt != plain.generation_prompt)
+            continue;
+        t->moulds.splice(t->moulds.begin(), t->moulds, at);
+        turn.m = *at;
+        turn.prompt = std::move(plain.prompt);
+        return;
+    }
+    auto m = make_mould(t, inputs);
+    turn.prompt = m->params.prompt;
+    turn.m = m;
+    // Templates for which the library has a way of its own may render otherwise: those are made anew each time.
+    if (m->params.prompt != plain.prompt || m->params.generation_prompt != plain.generation_prompt || t->special)
+        return;
+    m->key = std::move(key);
+    t->moulds.push_front(m);
+    if (t->moulds.size() > MOULDS_MAX)
+        t->moulds.pop_back();
 }
 
 td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_turn **out, td_error *e) {
@@ -95,9 +195,7 @@ td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_tu
             inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(str(in->tools)));
         inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(in->tool_choice.n ? str(in->tool_choice) : "auto");
         inputs.json_schema = str(in->schema);
-        inputs.parallel_tool_calls = in->parallel_tools > 0;
-        if (in->parallel_tools < 0)
-            inputs.parallel_tool_calls = common_chat_templates_get_caps(t->t.get())["supports_parallel_tool_calls"];
+        inputs.parallel_tool_calls = in->parallel_tools < 0 ? t->parallel : in->parallel_tools > 0;
         inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
         inputs.enable_thinking = !in->no_thinking;
         if (in->kwargs.n) {
@@ -105,24 +203,24 @@ td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_tu
             for (const auto &item : kwargs.items())
                 inputs.chat_template_kwargs[item.key()] = item.value().dump();
         }
-        bool continues = !inputs.messages.empty() && inputs.messages.back().role == "assistant";
-        if (continues) {
+        if (!inputs.messages.empty() && inputs.messages.back().role == "assistant") {
             if (!inputs.messages.back().tool_calls.empty())
                 return td_error_set(e, TD_ERR_BAD_REQUEST, "an assistant message with tool calls cannot be continued");
             inputs.continue_final_message = COMMON_CHAT_CONTINUATION_AUTO;
             inputs.add_generation_prompt = false;
-        }
-        turn->params = common_chat_templates_apply(t->t.get(), inputs);
-        prepare_parser(*turn, continues);
-        for (const auto &text : turn->params.preserved_tokens) {
-            auto tokens = common_tokenize(t->vocab, text, false, true);
-            if (tokens.size() == 1)
-                turn->preserved.insert(tokens[0]);
+            render_only(t, inputs);
+            auto m = make_mould(t, inputs); // its parser knows the prefix: of no use to others
+            turn->prompt = m->params.prompt;
+            turn->m = m;
+        } else {
+            take_mould(t, inputs, mould_key(in, inputs.parallel_tool_calls), *turn);
         }
         *out = turn.release();
         return TD_OK;
     } catch (const std::bad_alloc &) {
         return td_error_set(e, TD_ERR_NOMEM, "out of memory while rendering the chat template");
+    } catch (const too_slow &) {
+        return td_error_set(e, TD_ERR_LIMIT, "the model's chat template took longer than %u ms", TD_TEMPLATE_MS_MAX);
     } catch (const std::exception &x) {
         return refuse(e, "the model's chat template refuses these messages", x);
     }
@@ -133,19 +231,19 @@ void host_turn_destroy(host_turn *turn) {
 }
 
 td_str host_turn_prompt(const host_turn *turn) {
-    return view(turn->params.prompt);
+    return view(turn->prompt);
 }
 
 size_t host_turn_stop_count(const host_turn *turn) {
-    return turn->params.additional_stops.size();
+    return turn->m->params.additional_stops.size();
 }
 
 td_str host_turn_stop(const host_turn *turn, size_t i) {
-    return view(turn->params.additional_stops[i]);
+    return view(turn->m->params.additional_stops[i]);
 }
 
 bool host_turn_preserves(const host_turn *turn, llama_token token) {
-    return turn->preserved.count(token) != 0;
+    return turn->m->preserved.count(token) != 0;
 }
 
 static float model_wish(const llama_model *model, llama_model_meta_key key, float otherwise) {
@@ -158,19 +256,19 @@ static float model_wish(const llama_model *model, llama_model_meta_key key, floa
 }
 
 // Words that are one token trigger the grammar by that token, as the tokenizer cannot produce them any other way.
-static void add_grammar(common_params_sampling &p, const llama_vocab *vocab, const host_turn &turn) {
-    const common_chat_params &c = turn.params;
+static void add_grammar(common_params_sampling &p, const llama_vocab *vocab, const mould &m) {
+    const common_chat_params &c = m.params;
     if (c.grammar.empty())
         return;
     p.grammar = {COMMON_GRAMMAR_TYPE_TOOL_CALLS, c.grammar};
     p.grammar_lazy = c.grammar_lazy;
     p.generation_prompt = c.generation_prompt;
-    p.preserved_tokens = turn.preserved;
+    p.preserved_tokens = m.preserved;
     for (const auto &trigger : c.grammar_triggers) {
         common_grammar_trigger copy = trigger;
         if (trigger.type == COMMON_GRAMMAR_TRIGGER_TYPE_WORD) {
             auto tokens = common_tokenize(vocab, trigger.value, false, true);
-            if (tokens.size() == 1 && turn.preserved.count(tokens[0])) {
+            if (tokens.size() == 1 && m.preserved.count(tokens[0])) {
                 copy.type = COMMON_GRAMMAR_TRIGGER_TYPE_TOKEN;
                 copy.token = tokens[0];
             }
@@ -183,6 +281,15 @@ static void add_grammar(common_params_sampling &p, const llama_vocab *vocab, con
             if (!tag.empty())
                 p.reasoning_budget_end.push_back(common_tokenize(vocab, tag, false, true));
     }
+}
+
+static bool same(float a, float b) {
+    return a == b || (std::isnan(a) && std::isnan(b));
+}
+
+static bool same_sampling(const host_sampling &a, const host_sampling &b) {
+    return same(a.temperature, b.temperature) && same(a.top_p, b.top_p) && a.seed == b.seed &&
+           same(a.presence_penalty, b.presence_penalty) && same(a.frequency_penalty, b.frequency_penalty);
 }
 
 td_err host_sampler_create(const llama_model *model, const host_turn *turn, const host_sampling *in, host_sampler **out,
@@ -205,13 +312,22 @@ td_err host_sampler_create(const llama_model *model, const host_turn *turn, cons
             p.seed = (uint32_t)in->seed;
         p.logit_bias.assign(in->bias, in->bias + in->bias_count);
         if (turn)
-            add_grammar(p, vocab, *turn);
+            add_grammar(p, vocab, *turn->m);
         int32_t suppressed = 0;
         llama_vocab_get_suppress_tokens(vocab, &suppressed);
         *greedy = p.temp <= 0 && p.grammar.empty() && p.penalty_repeat == 1.0f && p.penalty_present == 0 &&
                   p.penalty_freq == 0 && p.logit_bias.empty() && suppressed == 0;
         auto s = std::make_unique<host_sampler>();
-        s->s.reset(common_sampler_init(model, p));
+        const mould *m = turn && (p.temp <= 0 || in->seed >= 0) && in->bias_count == 0 ? turn->m.get() : nullptr;
+        if (m && m->sampler && same_sampling(m->sampling, *in)) {
+            s->s.reset(common_sampler_clone(m->sampler.get()));
+        } else {
+            s->s.reset(common_sampler_init(model, p));
+            if (m && !m->key.empty()) {
+                m->sampler.reset(common_sampler_clone(s->s.get()));
+                m->sampling = *in;
+            }
+        }
         *out = s.release();
         return TD_OK;
     } catch (const std::bad_alloc &) {
@@ -240,10 +356,10 @@ host_parser *host_parser_create(const host_turn *turn) {
         auto p = std::make_unique<host_parser>();
         p->turn = turn;
         p->msg.role = "assistant";
-        if (turn->parse.is_continuation) {
+        if (turn->m->parse.is_continuation) {
             // The prefix is the caller's already: only what follows it is new.
             try {
-                p->msg = common_chat_parse("", true, turn->parse);
+                p->msg = common_chat_parse("", true, turn->m->parse);
             } catch (const std::exception &) {}
         }
         return p.release();
@@ -295,7 +411,7 @@ static void hand_out(host_parser &p, const common_chat_msg_diff &d, void (*fn)(v
 td_err host_parser_feed(host_parser *p, td_str answer, bool partial, void (*fn)(void *, const host_piece *),
                         void *arg) {
     try {
-        common_chat_msg msg = common_chat_parse(str(answer), partial, p->turn->parse);
+        common_chat_msg msg = common_chat_parse(str(answer), partial, p->turn->m->parse);
         if (msg.empty())
             return TD_OK;
         if (partial)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What llama.cpp's common library does for a chat, behind a C face: the model's own template rendered, the grammar that
 // tools and response formats ask for, sampling under it, and the answer parsed into text, reasoning and tool calls as
-// it grows. No exception crosses this header. A host_templates is read-only after creation (any thread); a turn may be
-// read from any thread; samplers and parsers belong to one thread at a time.
+// it grows. No exception crosses this header. Turns are made on one thread (the door's); samplers and parsers belong to
+// one other (the engine's).
 #ifndef TD_HOST_CHAT_H
 #define TD_HOST_CHAT_H
 
@@ -15,6 +15,7 @@ extern "C" {
 #endif
 
 #include "base/err.h"
+#include "base/limits.h"
 #include "base/str.h"
 
 struct host_templates;
@@ -41,7 +42,7 @@ struct host_turn_in {
     int parallel_tools;        // -1: as the template can
     bool no_thinking;
 };
-// Renders. TD_ERR_BAD_REQUEST with the library's reason (never prompt text).
+// Renders. TD_ERR_BAD_REQUEST with the library's reason (never prompt text), TD_ERR_LIMIT (template time).
 enum td_err host_turn_create(const struct host_templates *t, const struct host_turn_in *in, struct host_turn **out,
                              struct td_error *e) TD_MUST_USE;
 void host_turn_destroy(struct host_turn *turn);

@@ -18,7 +18,7 @@
 #include "host/guest.h"
 #include "host/prob.h"
 
-#define CHUNK_MS 60.0      // of prompt, while nobody else is generating; half where somebody is
+#define CHUNK_MS 60.0       // of prompt, while nobody else is generating; half where somebody is
 #define CHUNK_TOKENS_MIN 16 // below it the batch's fixed cost dominates
 #define COPY_TOKENS_MIN 64  // a busy sequence is copied for a common prefix at least so long
 #define PARSE_SHARE 4       // parse again only after 4 times what the last parse took: at most 20 % of the time

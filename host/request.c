@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From an attempt's body to something the engine can decode. Every number is checked against its range here.
 #include <math.h>
-#include <time.h>
 
 #include "base/json.h"
 #include "host/guest.h"
@@ -209,23 +208,6 @@ static enum td_err read_format(struct host_request *r, td_json *root, struct hos
     return in->schema.p ? TD_OK : TD_ERR_NOMEM;
 }
 
-static uint64_t thread_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-// A template is a program that came with the model: the door's watchdog (main.c) ends the guest where it never returns,
-// and here it is refused where it takes too long.
-static enum td_err render(struct host_guest *g, struct host_request *r, const struct host_turn_in *in,
-                          struct td_error *e) {
-    uint64_t start = thread_ms();
-    enum td_err err = host_turn_create(g->templates, in, &r->turn, e);
-    if (err == TD_OK && thread_ms() - start > TD_TEMPLATE_MS_MAX)
-        return td_error_set(e, TD_ERR_LIMIT, "the model's chat template took longer than %u ms", TD_TEMPLATE_MS_MAX);
-    return err;
-}
-
 static enum td_err read_chat(struct host_guest *g, struct host_request *r, td_json *root, struct td_error *e) {
     enum td_err err;
     td_json *messages = td_json_get(root, "messages"), *parallel = td_json_get(root, "parallel_tool_calls");
@@ -239,7 +221,8 @@ static enum td_err read_chat(struct host_guest *g, struct host_request *r, td_js
     in.no_thinking = td_str_is(td_json_get_str(root, "reasoning_effort"), "none");
     if (!in.messages.p)
         return TD_ERR_NOMEM;
-    if ((err = read_tools(r, root, &in, e)) || (err = read_format(r, root, &in, e)) || (err = render(g, r, &in, e)))
+    if ((err = read_tools(r, root, &in, e)) || (err = read_format(r, root, &in, e)) ||
+        (err = host_turn_create(g->templates, &in, &r->turn, e)))
         return err;
     for (size_t i = 0; i < host_turn_stop_count(r->turn) && r->stop_count < TD_STOPS_MAX; i++)
         if (host_turn_stop(r->turn, i).n)
