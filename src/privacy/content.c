@@ -95,15 +95,30 @@ static uint64_t hash_add(uint64_t h, uint32_t c) {
     return (h ^ c) * 0x100000001b3u;
 }
 
+// 0 where an ASCII byte is no letter or digit (nor anything else is), else its lower case.
+static const unsigned char ascii_word[256] = {
+#define L(c) [c - 32] = c, [c] = c
+    ['0'] = '0', '1',    '2',    '3',    '4',    '5',    '6',    '7',    '8',    '9',    L('a'), L('b'), L('c'),
+    L('d'),      L('e'), L('f'), L('g'), L('h'), L('i'), L('j'), L('k'), L('l'), L('m'), L('n'), L('o'), L('p'),
+    L('q'),      L('r'), L('s'), L('t'), L('u'), L('v'), L('w'), L('x'), L('y'), L('z')
+#undef L
+};
+
 // The folded hash of the first run at p: a whole word, or one ideograph. *end is where it ends.
 static uint64_t first_run(struct td_str s, size_t *end) {
     size_t len;
-    uint32_t c = decode(s.p, s.n, &len);
-    uint64_t h = hash_add(hash_start(), fold(c));
-    *end = len;
-    if (shape_of(c) != SHAPE_WORD)
-        return h;
-    while (*end < s.n) {
+    uint64_t h = hash_start();
+    uint32_t c;
+    for (*end = 0; *end < s.n && ascii_word[(unsigned char)s.p[*end]]; ++*end)
+        h = hash_add(h, ascii_word[(unsigned char)s.p[*end]]);
+    if (*end == 0) {
+        c = decode(s.p, s.n, &len);
+        h = hash_add(h, fold(c));
+        *end = len;
+        if (shape_of(c) != SHAPE_WORD)
+            return h;
+    }
+    while (*end < s.n && ((unsigned char)s.p[*end] >= 0x80 || ascii_word[(unsigned char)s.p[*end]])) {
         c = decode(s.p + *end, s.n - *end, &len);
         if (shape_of(c) != SHAPE_WORD)
             break;
@@ -197,7 +212,12 @@ static uint32_t scan_words(const struct td_content_rules *rules, struct td_str t
     size_t i = 0, len;
     while (i < text.n && found != rules->word_labels) {
         struct td_str rest = td_str_n(text.p + i, text.n - i);
-        if (shape_of(decode(rest.p, rest.n, &len)) < SHAPE_WORD) {
+        unsigned char first = (unsigned char)text.p[i];
+        if (first < 0x80 && !ascii_word[first]) {
+            i++;
+            continue;
+        }
+        if (first >= 0x80 && shape_of(decode(rest.p, rest.n, &len)) < SHAPE_WORD) {
             i += len;
             continue;
         }

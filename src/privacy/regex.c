@@ -46,11 +46,14 @@ struct group { // patterns that run together
     uint32_t labels; // all it can find
     uint8_t class_of[256], kind_of_class[256];
     uint32_t class_count;
-    uint16_t *table; // NULL: the program runs itself
+    uint16_t *table;    // next state by state and class, EMITS where labels come with it; NULL: the program runs itself
+    bool stays[3][256]; // by context and byte: a program that waits for a beginning still waits after it
     uint32_t (*out)[3];
     uint32_t state_count;
     struct group *next;
 };
+
+#define EMITS 0x8000u
 
 struct td_regex_set {
     struct td_arena *arena;
@@ -534,10 +537,14 @@ static uint32_t close_over(const struct group *g, const uint64_t *raw, enum cont
     return labels;
 }
 
-static void step(const struct group *g, const uint64_t *closed, unsigned byte, uint64_t *raw) {
+static void start(const struct group *g, uint64_t *raw) {
     memset(raw, 0, g->words * sizeof *raw);
     for (uint32_t i = 0; i < g->start_count; i++)
         raw[g->starts[i] >> 6] |= 1ull << (g->starts[i] & 63);
+}
+
+static void step(const struct group *g, const uint64_t *closed, unsigned byte, uint64_t *raw) {
+    start(g, raw);
     for (uint32_t w = 0; w < g->words; w++)
         for (uint64_t bits = closed[w]; bits; bits &= bits - 1) {
             const struct inst *in = &g->prog[w * 64 + (uint32_t)__builtin_ctzll(bits)];
@@ -549,17 +556,22 @@ static void step(const struct group *g, const uint64_t *closed, unsigned byte, u
 #define PROG_WORDS_MAX (TD_PATTERN_STATES_MAX / 64 + 2)
 
 static uint32_t run_program(const struct group *g, struct td_str text) {
-    uint64_t raw[PROG_WORDS_MAX], closed[PROG_WORDS_MAX];
+    uint64_t raw[PROG_WORDS_MAX], closed[PROG_WORDS_MAX], fresh[PROG_WORDS_MAX];
     uint16_t stack[2 * TD_PATTERN_STATES_MAX + 128]; // each instruction is pushed at most twice
     enum context context = CONTEXT_START;
     uint32_t found = 0;
-    memset(raw, 0, sizeof raw);
-    for (uint32_t i = 0; i < g->start_count; i++)
-        raw[g->starts[i] >> 6] |= 1ull << (g->starts[i] & 63);
+    bool waiting = true; // nothing but the beginnings is alive
+    start(g, raw);
+    memcpy(fresh, raw, g->words * sizeof *raw);
     for (size_t i = 0; i < text.n && found != g->labels; i++) {
         unsigned c = (unsigned char)text.p[i];
+        if (waiting && g->stays[context][c]) {
+            context = is_word(c) ? CONTEXT_WORD : CONTEXT_OTHER;
+            continue;
+        }
         found |= close_over(g, raw, context, is_word(c) ? KIND_WORD : KIND_OTHER, closed, stack);
         step(g, closed, c, raw);
+        waiting = memcmp(raw, fresh, g->words * sizeof *raw) == 0;
         context = is_word(c) ? CONTEXT_WORD : CONTEXT_OTHER;
     }
     return found | close_over(g, raw, context, KIND_END, closed, stack);
@@ -569,8 +581,10 @@ static uint32_t run_table(const struct group *g, struct td_str text) {
     uint32_t found = 0, state = 0;
     for (size_t i = 0; i < text.n; i++) {
         unsigned class = g->class_of[(unsigned char)text.p[i]];
-        found |= g->out[state][g->kind_of_class[class]];
-        state = g->table[state * g->class_count + class];
+        uint32_t next = g->table[state * g->class_count + class];
+        if (next & EMITS)
+            found |= g->out[state][g->kind_of_class[class]];
+        state = next & ~EMITS;
     }
     return found | g->out[state][KIND_END];
 }
@@ -646,7 +660,7 @@ static bool build_states(struct builder *b, uint16_t *table, uint32_t (*out)[3],
             uint32_t to = state_of(b, key);
             if (to == UINT32_MAX)
                 return false;
-            table[s * g->class_count + class] = (uint16_t)to;
+            table[s * g->class_count + class] = (uint16_t)(to | (out[s][g->kind_of_class[class]] ? EMITS : 0));
         }
     }
     return true;
@@ -687,6 +701,23 @@ out:
     return err;
 }
 
+// Which bytes leave a program waiting for a beginning; most of most texts is passed over by it.
+static void find_stays(struct group *g) {
+    uint64_t raw[PROG_WORDS_MAX], closed[PROG_WORDS_MAX], next[PROG_WORDS_MAX];
+    uint16_t stack[2 * TD_PATTERN_STATES_MAX + 128];
+    start(g, raw);
+    for (unsigned context = 0; context < 3; context++)
+        for (unsigned kind = 0; kind < 2; kind++) {
+            uint32_t labels = close_over(g, raw, (enum context)context, (enum kind)kind, closed, stack);
+            for (unsigned c = 0; c < 256; c++) {
+                if ((is_word(c) ? KIND_WORD : KIND_OTHER) != kind)
+                    continue;
+                step(g, closed, c, next);
+                g->stays[context][c] = !labels && memcmp(next, raw, g->words * sizeof *raw) == 0;
+            }
+        }
+}
+
 // Makes one group of `count` patterns from `first` on, or several when it would grow too large.
 static enum td_err make_groups(struct td_regex_set *set, struct pattern *first, uint32_t count) {
     uint32_t states = 0;
@@ -711,6 +742,8 @@ static enum td_err make_groups(struct td_regex_set *set, struct pattern *first, 
         g->words = (g->prog_count + 63) / 64;
         make_classes(g);
         err = build_table(set, g);
+        if (err == TD_OK && !g->table && count == 1)
+            find_stays(g);
         if (err != TD_OK || g->table || count == 1) {
             g->next = set->groups;
             set->groups = g;

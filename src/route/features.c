@@ -5,27 +5,23 @@
 
 #include "privacy/content.h"
 
-#define CUE_WORDS_MAX 64u // of the last user message: what a request is about stands at its beginning
+#define SHAPE_BYTES_MAX 8192u // of it; longer is long
+#define CUE_WORDS_MAX 64u     // of the last user message: what a request is about stands at its beginning
 
 // ---- tokens
 
 // Thousandths of a token per byte, fitted to what byte-pair vocabularies of the 50,000 to 200,000 kind do on prose
 // and code; a multi-byte character counts by its length, and a Latin
 // letter with a mark more than one of an alphabet of its own, because it breaks a word apart.
-static uint32_t millitokens(unsigned char c) {
-    if (c >= 0x80)
-        return c < 0xc0 ? 0 : c < 0xc8 ? 900 : c < 0xe0 ? 450 : c < 0xf0 ? 850 : 1500;
-    if ((c >= 'a' && c <= 'z') || c == ' ')
-        return 215;
-    if (c >= 'A' && c <= 'Z')
-        return 300;
-    return c >= '0' && c <= '9' ? 400 : 750;
-}
+static const uint16_t millitokens[256] = {
+    [0 ... 31] = 750,      [' '] = 215,           ['!' ... '/'] = 750,   ['0' ... '9'] = 400, [':' ... '@'] = 750,
+    ['A' ... 'Z'] = 300,   ['[' ... '`'] = 750,   ['a' ... 'z'] = 215,   ['{' ... 127] = 750, [0xc0 ... 0xc7] = 900,
+    [0xc8 ... 0xdf] = 450, [0xe0 ... 0xef] = 850, [0xf0 ... 0xff] = 1500};
 
 static uint64_t millitokens_of(struct td_str text) {
     uint64_t sum = 0;
     for (size_t i = 0; i < text.n; i++)
-        sum += millitokens((unsigned char)text.p[i]);
+        sum += millitokens[(unsigned char)text.p[i]];
     return sum;
 }
 
@@ -105,14 +101,27 @@ static uint32_t cue_of(const char *word, size_t n) {
     return 0;
 }
 
-static bool in_word(unsigned char c) {
-    return c >= 0x80 || c == '\'' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
+enum { IN_WORD = 1, DIGIT = 2, OPERATOR = 4, MARK = 8 };
+static const uint8_t kinds[256] = {['\''] = IN_WORD,
+                                   ['0' ... '9'] = IN_WORD | DIGIT,
+                                   ['A' ... 'Z'] = IN_WORD,
+                                   ['a' ... 'z'] = IN_WORD,
+                                   [0x80 ... 0xff] = IN_WORD,
+                                   ['+'] = OPERATOR,
+                                   ['*'] = OPERATOR,
+                                   ['/'] = OPERATOR,
+                                   ['='] = OPERATOR | MARK,
+                                   ['^'] = OPERATOR,
+                                   ['%'] = OPERATOR,
+                                   ['{'] = MARK,
+                                   ['}'] = MARK,
+                                   [';'] = MARK,
+                                   ['`'] = MARK};
 
 // Shape of the last user message: cues, number of words, digits beside operators, marks of code.
 static uint32_t shape_of(struct td_str s, uint32_t *words) {
     char word[24], opening[32] = {0};
-    size_t n = 0, digits = 0, operators = 0, marks = 0;
+    size_t n, digits = 0, operators = 0, marks = 0;
     uint32_t features = 0;
     s = td_str_trim(s);
     for (size_t i = 0; i < s.n && i < sizeof opening - 1; i++)
@@ -120,20 +129,25 @@ static uint32_t shape_of(struct td_str s, uint32_t *words) {
     for (size_t i = 0; i < sizeof openings / sizeof openings[0]; i++)
         if (strncmp(opening, openings[i].word, strlen(openings[i].word)) == 0)
             features |= openings[i].features;
-    for (size_t i = 0; i <= s.n; i++) {
-        unsigned char c = i < s.n ? (unsigned char)s.p[i] : ' ';
-        if (in_word(c)) {
-            if (n < sizeof word)
-                word[n] = (char)lower(c);
-            n++;
-            digits += c >= '0' && c <= '9';
+    if (s.n > SHAPE_BYTES_MAX)
+        s.n = SHAPE_BYTES_MAX;
+    for (size_t i = 0; i < s.n;) {
+        size_t from = i;
+        uint8_t kind;
+        for (; i < s.n && (kind = kinds[(unsigned char)s.p[i]]) & IN_WORD; i++)
+            digits += kind >> 1 & 1;
+        if (i == from) {
+            kind = kinds[(unsigned char)s.p[i++]];
+            operators += kind >> 2 & 1;
+            marks += kind >> 3 & 1;
             continue;
         }
-        if (n > 0 && ++*words <= CUE_WORDS_MAX && n <= sizeof word)
-            features |= cue_of(word, n);
-        n = 0;
-        operators += c == '+' || c == '*' || c == '/' || c == '=' || c == '^' || c == '%';
-        marks += c == '{' || c == '}' || c == ';' || c == '=' || c == '`';
+        n = i - from;
+        if (++*words > CUE_WORDS_MAX || n > sizeof word)
+            continue;
+        for (size_t k = 0; k < n; k++)
+            word[k] = (char)lower((unsigned char)s.p[from + k]);
+        features |= cue_of(word, n);
     }
     if (marks >= 6 || (s.n >= 3 && memmem(s.p, s.n, "```", 3)))
         features |= TD_FEATURE_CODE;
