@@ -8,10 +8,10 @@ static const struct {
     int status;
 } rows[TD_ERR_COUNT] = {
     [TD_OK] = {TD_X_CLASS_NEXT, 200},
-    [TD_ERR_NOMEM] = {TD_X_CLASS_NEXT, 500},
+    [TD_ERR_NOMEM] = {TD_X_CLASS_NEXT, 503},
     [TD_ERR_INTERNAL] = {TD_X_CLASS_NEXT, 500},
     [TD_ERR_LIMIT] = {TD_X_CLASS_NEXT, 413},
-    [TD_ERR_USAGE] = {TD_X_CLASS_NEXT, 500},
+    [TD_ERR_USAGE] = {TD_X_CLASS_NEXT, 400},
     [TD_ERR_IO] = {TD_X_CLASS_LAST, 500},
     [TD_ERR_CONFIG] = {TD_X_CLASS_NEXT, 500},
     [TD_ERR_BAD_REQUEST] = {TD_X_CLASS_NEXT, 400},

@@ -332,9 +332,21 @@ static void end_calls(void *arg) {
     }
 }
 
+// Nothing optional is started any more: no retry after a pause, no better answer that was not asked for yet.
+static void drain_calls(void *arg) {
+    struct td_worker *w = arg;
+    for (struct td_call *call = w->calls, *next; call; call = next) {
+        next = call->next;
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_DRAIN});
+    }
+}
+
 int td_runtime_drain(struct td_runtime *rt, unsigned timeout_ms) {
     uint64_t until = td_now_ns() + timeout_ms * TD_MS_NS;
     atomic_store(&rt->draining, true);
+    for (unsigned i = 0; i < rt->worker_count; i++)
+        if (rt->workers[i].started && td_loop_post(rt->workers[i].loop, drain_calls, &rt->workers[i]) != TD_OK)
+            td_log(TD_LOG_WARN, "runtime", NULL, "while=drain err=%s", td_err_code(TD_ERR_NOMEM));
     while (atomic_load(&rt->running) > 0 && td_now_ns() < until)
         nanosleep(&(struct timespec){0, 2000000}, NULL);
     return atomic_load(&rt->running) > 0;
