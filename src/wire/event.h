@@ -54,8 +54,8 @@ struct td_event {
         } delta;
         struct {
             uint32_t index;
-            struct td_str id, name;  // non-empty on the first piece only
-            struct td_str arguments; // appended
+            struct td_str id, name;        // non-empty on the first piece only
+            struct td_str arguments;       // appended
             const struct td_token *tokens; // with probabilities, where the backend gives them (cascade judges by them)
             uint32_t token_count;
         } tool;
