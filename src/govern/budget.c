@@ -2,6 +2,7 @@
 // Invariants: money is spent only out of `left`; `left` grows only by what a record on disk already counts as taken;
 // so at any instant, taken on disk >= what was spent + what may still be spent. A period only moves forward.
 #include <stdio.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/time.h"
@@ -154,12 +155,17 @@ static void tell(void *arg) {
     td_free(w);
 }
 
+// On the store's writer thread. Without memory for a post it waits for some: the callback belongs to the loop's thread
+// and nowhere else.
 static void tell_all(struct td_waiter *w, enum td_err err) {
     while (w) {
         struct td_waiter *next = w->next;
         w->err = err;
-        if (!w->ack.loop || td_loop_post(w->ack.loop, tell, w) != TD_OK)
-            tell(w); // without memory for a post: better from here than never
+        if (!w->ack.loop)
+            tell(w);
+        else
+            while (td_loop_post(w->ack.loop, tell, w) != TD_OK)
+                nanosleep(&(struct timespec){0, 1000000}, NULL);
         w = next;
     }
 }
@@ -297,8 +303,15 @@ enum td_err td_govern_when_ready(struct td_govern *g, const struct td_ack *ack) 
         g->waiters = w;
     }
     pthread_mutex_unlock(&g->lock);
-    if (!under_way)
-        tell_all(w, TD_OK); // it came in between
+    if (under_way)
+        return TD_OK;
+    // It came in between.
+    if (!ack->loop) {
+        tell(w);
+    } else if (td_loop_post(ack->loop, tell, w) != TD_OK) {
+        td_free(w);
+        return TD_ERR_NOMEM;
+    }
     return TD_OK;
 }
 

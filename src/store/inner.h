@@ -16,13 +16,13 @@
 #include "store/shapes.h"
 #include "store/store.h"
 
-#define TD_STORE_READERS_MAX 4u     // queries at once; more wait
-#define TD_STORE_OPS_MAX 4096u      // operations waiting for the writer; beyond it they are refused
-#define TD_STORE_TURN_ROWS 4096u    // rows in one transaction, so that acks never wait for an endless one
-#define TD_STORE_RETRY_MS 250u      // how often a refusing disk is asked again
-#define TD_STORE_CLOSE_MS 3000u     // how long closing waits for a refusing disk
+#define TD_STORE_READERS_MAX 4u    // queries at once; more wait
+#define TD_STORE_OPS_MAX 4096u     // operations waiting for the writer; beyond it they are refused
+#define TD_STORE_TURN_ROWS 4096u   // rows in one transaction, so that acks never wait for an endless one
+#define TD_STORE_RETRY_MS 250u     // how often a refusing disk is asked again
+#define TD_STORE_CLOSE_MS 3000u    // how long closing waits for a refusing disk
 #define TD_STORE_ROLLUP_ROWS 2000u // rows a stats query may have to read itself
-#define TD_STORE_WAL_PAGES 1000u    // checkpoint beyond this many
+#define TD_STORE_WAL_PAGES 1000u   // checkpoint beyond this many
 
 // Ends of a hash chain.
 struct td_chain {

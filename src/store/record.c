@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "store/record.h"
 
+#include <endian.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -57,8 +58,8 @@ static unsigned char *put_bytes(unsigned char *at, const void *p, size_t n) {
 }
 
 static unsigned char *put_number(unsigned char *at, uint64_t v) {
-    for (int i = 0; i < 8; i++)
-        at[i] = (unsigned char)(v >> (8 * i));
+    v = htole64(v);
+    memcpy(at, &v, 8);
     return at + 8;
 }
 
@@ -151,9 +152,8 @@ static bool get_bytes(const unsigned char **at, const unsigned char *end, struct
 static bool get_number(const unsigned char **at, const unsigned char *end, uint64_t *out) {
     if (end - *at < 8)
         return false;
-    *out = 0;
-    for (int i = 7; i >= 0; i--)
-        *out = *out << 8 | (*at)[i];
+    memcpy(out, *at, 8);
+    *out = le64toh(*out);
     *at += 8;
     return true;
 }
@@ -219,7 +219,7 @@ void td_record_set(void *record, const struct td_field *f, const struct td_packe
         set_number(record, f, v->number);
 }
 
-bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size_t n, void *record) {
+bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size_t n, bool summed, void *record) {
     struct td_packed it;
     struct td_packed_value v;
     memset(record, 0, shape->size);
@@ -228,7 +228,8 @@ bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size
     for (unsigned i = 0; i < shape->count; i++) {
         if (!td_packed_next(&it, &shape->fields[i], &v))
             return false;
-        td_record_set(record, &shape->fields[i], &v);
+        if (!summed || shape->fields[i].summed)
+            td_record_set(record, &shape->fields[i], &v);
     }
     return it.at == it.end;
 }

@@ -30,6 +30,7 @@ struct td_field {
     unsigned char since; // version of the shape that brought it
     const char *(*word)(int value);
     int word_count;
+    bool summed; // the usage sums need it
 };
 
 struct td_shape {
@@ -45,8 +46,9 @@ struct td_shape {
 
 // Writes the packed form into TD_RECORD_BYTES_MAX bytes; returns its length.
 size_t td_record_pack(const struct td_shape *shape, const void *record, unsigned char *out);
-// Reads it back; views point into `p`. False when it is not of this shape or of a newer version.
-bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size_t n, void *record);
+// Reads it back, or only the fields that are summed; views point into `p`. False when it is not of this shape or of a
+// newer version.
+bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size_t n, bool summed, void *record);
 // One field out of a packed record at a time, in the shape's order.
 struct td_packed {
     const unsigned char *at, *end;

@@ -194,7 +194,8 @@ static void take_rows(struct td_store *store, const struct turn *t) {
         return;
     for (uint64_t cursor = td_journal_head(store->journal); cursor < t->cursor;)
         if (td_journal_next(store->journal, &cursor, &r, &waiting) && r.kind == TD_RECORD_ROW &&
-            td_record_unpack(&td_shape_row, r.p, r.n, &row) && td_rollup_add(&store->rollup, &row, false) != TD_OK)
+            td_record_unpack(&td_shape_row, r.p, r.n, true, &row) &&
+            td_rollup_add(&store->rollup, &row, false) != TD_OK)
             store->rollup.incomplete = true;
     td_journal_release(store->journal, t->cursor);
     atomic_store(&store->durable, t->last + 1);
