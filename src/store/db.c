@@ -40,14 +40,14 @@ enum td_err td_db_open(const char *path, bool writer, bool read_only_files, stru
     if (writer) {
         err = td_db_exec(db,
                          "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0;"
-                         "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-8192; PRAGMA journal_size_limit=16777216;"
+                         "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-2048; PRAGMA journal_size_limit=16777216;"
                          "PRAGMA foreign_keys=OFF",
                          e);
     } else {
         sqlite3_db_config(db->c, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
         err = td_db_exec(db,
                          "PRAGMA query_only=ON; PRAGMA wal_autocheckpoint=0; PRAGMA temp_store=MEMORY;"
-                         "PRAGMA cache_size=-4096",
+                         "PRAGMA cache_size=-1024",
                          e);
     }
     if (err != TD_OK)

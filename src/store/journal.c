@@ -14,6 +14,8 @@
 
 #define PAGE 4096u
 #define ALIGN 32u // so that a record's header never straddles the end
+#define HOME_BYTES                                                                                                     \
+    (1u << 20) // an empty ring begins again at its start beyond this, so that idle traffic keeps to few pages
 #define KIND_PAD 0xffffffffu
 #define MAGIC 0x31676e6972647461ull // "atdring1"
 
@@ -160,7 +162,8 @@ void *td_journal_reserve(struct td_journal *j, uint32_t kind, size_t n, uint64_t
     uint64_t tail = atomic_load_explicit(&j->file->tail, memory_order_relaxed);
     uint64_t head = atomic_load_explicit(&j->file->head, memory_order_acquire);
     uint64_t to_end = j->capacity - tail % j->capacity;
-    uint64_t pad = total > to_end ? to_end : 0;
+    bool go_home = tail == head && tail % j->capacity >= HOME_BYTES;
+    uint64_t pad = total > to_end || go_home ? to_end : 0;
     if (total + pad <= j->capacity - (tail - head)) {
         if (pad)
             put_header(at(j, tail), (uint32_t)pad, 0, KIND_PAD, 0);

@@ -174,6 +174,33 @@ static void a_nonsense_ring_is_walked_no_further_or_made_anew(void **state) {
     }
 }
 
+static void an_idle_ring_stays_on_its_first_pages(void **state) {
+    (void)state;
+    struct td_journal *j = open_ring(4 << 20);
+    struct td_journal_record r;
+    const unsigned char *first = NULL;
+    size_t farthest = 0;
+    uint64_t number, want = 1;
+    bool waiting;
+    td_journal_restart(j, 1);
+    uint64_t cursor = td_journal_head(j);
+    for (int i = 0; i < 20000; i++) {
+        unsigned char *p = td_journal_reserve(j, 7, 700, &number);
+        assert_non_null(p);
+        if (!first)
+            first = p;
+        if ((size_t)(p - first) > farthest)
+            farthest = (size_t)(p - first);
+        memset(p, (int)(number & 0xff), 700);
+        td_journal_commit(p);
+        assert_true(td_journal_next(j, &cursor, &r, &waiting));
+        assert_record(&r, want++);
+        td_journal_release(j, cursor);
+    }
+    assert_true(farthest < (1u << 20) + 4096);
+    td_journal_close(j);
+}
+
 static void *put_many(void *arg) {
     struct td_journal *j = arg;
     for (int i = 0; i < 20000; i++)
@@ -243,6 +270,7 @@ int main(void) {
         T(records_wait_for_those_before_them),
         T(recovery_takes_whole_records_and_steps_over_the_rest),
         T(a_nonsense_ring_is_walked_no_further_or_made_anew),
+        T(an_idle_ring_stays_on_its_first_pages),
         T(many_workers_lose_and_mix_nothing),
         T(a_sealed_text_opens_only_as_what_it_is),
     };

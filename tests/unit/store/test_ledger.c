@@ -248,6 +248,33 @@ static void stats_add_up_before_and_after_a_restart(void **state) {
     }
 }
 
+static void text_is_never_read_as_sql(void **state) {
+    (void)state;
+    static const char *const evil[] = {"' OR '1'='1", "x'; DROP TABLE ledger; --", "\" OR 1=1 --", "%", "*", "a\\'b"};
+    struct td_store *store = open_store(NULL);
+    struct td_ledger_row row = sample("honest");
+    assert_ok(td_ledger_append(store, &row));
+    for (size_t i = 0; i < sizeof evil / sizeof *evil; i++) {
+        struct seen seen = {0};
+        struct sums sums = {0};
+        struct td_ledger_filter filter = {.tenant = td_str_of(evil[i])};
+        assert_ok(td_store_flush(store, 5000));
+        assert_ok(td_ledger_tail(store, &filter, 10, on_row, &seen, NULL));
+        assert_int_equal(seen.count, 0);
+        assert_ok(td_ledger_stats(store, &filter, NULL, on_stats, &sums, NULL));
+        assert_int_equal(sums.total.attempts, 0);
+        assert_int_equal(td_ledger_by_exchange(store, td_str_of(evil[i]), on_row, &seen, NULL), TD_ERR_NOT_FOUND);
+        // As a value it goes in and comes out as it is.
+        row.exchange = row.tenant = row.target = td_str_of(evil[i]);
+        assert_ok(td_ledger_append(store, &row));
+        assert_ok(td_store_flush(store, 5000));
+        assert_ok(td_ledger_by_exchange(store, td_str_of(evil[i]), on_row, &seen, NULL));
+        assert_int_equal(seen.count, 1);
+        assert_string_equal(seen.target, evil[i]);
+    }
+    td_store_close(store);
+}
+
 // Runs `sql` on the closed store's file, as somebody who tampers would.
 static void tamper(const char *sql) {
     char path[300];
@@ -464,10 +491,47 @@ static void a_clock_that_jumps_back_harms_no_row(void **state) {
     td_store_close(store);
 }
 
+// SQLite takes its memory through the program's allocator here, so that its allocations fail as well.
+static void *sqlite_malloc(int n) {
+    size_t *p = td_malloc(sizeof *p * 2 + (size_t)n);
+    if (p)
+        *p = (size_t)n;
+    return p ? p + 2 : NULL;
+}
+
+static void sqlite_free(void *p) {
+    td_free((size_t *)p - 2);
+}
+
+static void *sqlite_realloc(void *p, int n) {
+    size_t *grown = td_realloc((size_t *)p - 2, sizeof *grown * 2 + (size_t)n);
+    if (grown)
+        *grown = (size_t)n;
+    return grown ? grown + 2 : NULL;
+}
+
+static int sqlite_size(void *p) {
+    return p ? (int)*((size_t *)p - 2) : 0;
+}
+
+static int sqlite_round_up(int n) {
+    return (n + 7) & ~7;
+}
+
+static int sqlite_begin(void *arg) {
+    (void)arg;
+    return SQLITE_OK;
+}
+
+static void sqlite_end(void *arg) {
+    (void)arg;
+}
+
 static void every_allocation_may_fail(void **state) {
     (void)state;
     bool done = false;
-    for (uint64_t n = 1; !done && n < 500; n++) {
+    // The first few hundred one by one, SQLite's thousands in growing steps.
+    for (uint64_t n = 1; !done && n < 1000000; n += 1 + n / 60) {
         struct td_store *store = NULL;
         struct td_ledger_row row = sample("torture");
         struct sums sums = {0};
@@ -496,6 +560,10 @@ static void every_allocation_may_fail(void **state) {
 }
 
 int main(void) {
+    static const struct sqlite3_mem_methods methods = {sqlite_malloc,   sqlite_free,  sqlite_realloc, sqlite_size,
+                                                       sqlite_round_up, sqlite_begin, sqlite_end,     NULL};
+    if (sqlite3_config(SQLITE_CONFIG_MALLOC, &methods) != SQLITE_OK)
+        return 1;
 #define T(f) cmocka_unit_test_setup_teardown(f, make_dir, drop_dir)
     const struct CMUnitTest tests[] = {
         T(a_row_comes_back_as_it_was_given),
@@ -503,6 +571,7 @@ int main(void) {
         T(an_ack_comes_on_the_loop_when_the_row_is_committed),
         T(numbers_rise_over_restarts_and_tail_filters),
         T(stats_add_up_before_and_after_a_restart),
+        T(text_is_never_read_as_sql),
         T(a_changed_or_missing_record_breaks_its_chain),
         T(a_second_process_is_told_who_holds_the_directory),
         T(files_are_the_owners_alone),
