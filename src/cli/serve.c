@@ -141,8 +141,8 @@ out:
 
 static const struct td_opt options[] = {
     {"workers", 'w', TD_OPT_NUMBER, "N", "threads (default: one a processor)", .number = &workers, .min = 1, .max = 16},
-    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default: as configured)", .number = &drain_s,
-     .min = 0, .max = 3600},
+    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default: as configured)",
+     .number = &drain_s, .min = 0, .max = 3600},
     {"host", 0, TD_OPT_STRING, "PATH", "the tandem-host program to use", .string = &host_path},
     {0},
 };
