@@ -14,6 +14,7 @@
 #define TD_BODY_RATE_BYTES_MIN 1024u         // per second, after the first ten seconds
 #define TD_CONNECTIONS_MAX 4096u             // all clients
 #define TD_CONNECTIONS_PER_PEER_MAX 64u      // one remote address (loopback is exempt)
+#define TD_ACCESS_LIST_BYTES_MAX (1u << 20)  // configured Host names and Origins
 #define TD_BODY_WINDOW_MS_MAX 10000u         // the stretch over which a body's rate is taken
 #define TD_BODIES_BYTES_MAX (512u << 20)     // all bodies being received: many large ones must not exhaust the machine
 #define TD_KEEPALIVE_MS_MAX 75000u           // an idle connection; common client pools let go earlier

@@ -12,7 +12,7 @@
 #include "server/server.h"
 
 static const char *host_path;
-static long workers, drain_s = -1;
+static long workers, drain_s = 30;
 
 // What tells one version of the file from the next.
 struct file_mark {
@@ -45,17 +45,24 @@ static void greet(const struct td_server *server) {
     fflush(stdout);
 }
 
-static void reload(struct td_runtime *runtime, const char *why) {
+static void reload(struct td_runtime *runtime, struct td_server *server, const char *why) {
     struct td_failure failure;
-    if (td_runtime_reload(runtime, &failure) == 0)
-        td_log(TD_LOG_INFO, "serve", NULL, "msg=reloaded why=%s", why);
-    else
+    struct td_listen_settings settings;
+    if (td_runtime_reload(runtime, &failure) != 0) {
         td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"reload refused, the old configuration stays\" why=%s err=\"%s\"",
                why, failure.message);
+        return;
+    }
+    td_listen_settings_get(runtime, &settings);
+    if (td_server_reload(server, &settings, &failure) == 0)
+        td_log(TD_LOG_INFO, "serve", NULL, "msg=reloaded why=%s", why);
+    else
+        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"the listener keeps its old settings\" why=%s err=\"%s\"", why,
+               failure.message);
 }
 
 // Waits for signals and for a changed file until told to stop.
-static void watch(struct td_runtime *runtime, const char *path, const sigset_t *signals) {
+static void watch(struct td_runtime *runtime, struct td_server *server, const char *path, const sigset_t *signals) {
     struct file_mark seen = {0}, settled = {0}, now;
     look_at(path, &seen);
     settled = seen;
@@ -67,7 +74,7 @@ static void watch(struct td_runtime *runtime, const char *path, const sigset_t *
         if (sig == SIGHUP) {
             look_at(path, &seen);
             settled = seen;
-            reload(runtime, "SIGHUP");
+            reload(runtime, server, "SIGHUP");
             continue;
         }
         // A file is taken when two looks in a row agree: an editor may write it in several steps.
@@ -75,7 +82,7 @@ static void watch(struct td_runtime *runtime, const char *path, const sigset_t *
             continue;
         if (same(&now, &settled) && !same(&now, &seen)) {
             seen = now;
-            reload(runtime, "file");
+            reload(runtime, server, "file");
         }
         settled = now;
     }
@@ -106,6 +113,8 @@ static int run(int argc, char **argv) {
     (void)argv;
     if (argc > 0)
         return td_cli_fail(TD_EXIT_USAGE, "serve takes no arguments");
+    if (td_cli.verbose)
+        td_log_set_level(TD_LOG_DEBUG);
     // Blocked before any thread starts, so that every thread inherits it and only watch() takes them.
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
@@ -114,7 +123,6 @@ static int run(int argc, char **argv) {
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     td_cli_options(&options);
     options.workers = (unsigned)workers;
-    options.log = td_cli.verbose ? TD_LOG_VERBOSE : TD_LOG_AS_CONFIGURED;
     options.host_path = host_path;
     if (td_runtime_open(&options, &runtime, &failure) != 0)
         return td_cli_failure(&failure);
@@ -126,11 +134,10 @@ static int run(int argc, char **argv) {
         goto out;
     }
     greet(server);
-    watch(runtime, options.config_path, &signals);
-    unsigned wait_ms = drain_s >= 0 ? (unsigned)drain_s * 1000 : settings.drain_ms;
-    td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_ms=%u", wait_ms);
-    bool late = td_server_drain(server, wait_ms) != 0;
-    if (td_runtime_drain(runtime, late ? 0 : wait_ms) != 0)
+    watch(runtime, server, options.config_path, &signals);
+    td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_s=%ld", drain_s);
+    bool late = td_server_drain(server, (unsigned)drain_s * 1000) != 0;
+    if (td_runtime_drain(runtime, late ? 0 : (unsigned)drain_s * 1000) != 0)
         td_log(TD_LOG_WARN, "serve", NULL, "msg=\"some requests did not finish in time\"");
 out:
     td_server_stop(own);
@@ -141,8 +148,8 @@ out:
 
 static const struct td_opt options[] = {
     {"workers", 'w', TD_OPT_NUMBER, "N", "threads (default: one a processor)", .number = &workers, .min = 1, .max = 16},
-    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default: as configured)",
-     .number = &drain_s, .min = 0, .max = 3600},
+    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default 30)", .number = &drain_s,
+     .min = 0, .max = 3600},
     {"host", 0, TD_OPT_STRING, "PATH", "the tandem-host program to use", .string = &host_path},
     {0},
 };

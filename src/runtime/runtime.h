@@ -45,7 +45,7 @@ struct td_runtime {
     char *config_path, *config_text, *data_dir, *host_path;
     pthread_mutex_t lock; // guards config, epoch
     struct td_config *config;
-    struct td_config *listen_config; // the first one: its strings outlive reloads
+    struct td_config *listen_config; // of the last td_listen_settings_get, whose strings it holds
     uint64_t epoch;                  // counts configurations: the policy version that grants are bound to
     struct td_store *store;
     struct td_govern *govern;

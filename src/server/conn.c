@@ -26,10 +26,9 @@ static size_t pending_of(const struct td_conn *c) {
     return c->out.n - c->out_at;
 }
 
-static size_t in_ceiling(const struct td_listener *l) {
-    return TD_REQUEST_LINE_BYTES_MAX + TD_HEADER_BYTES_MAX + l->body_bytes_max + TD_PIPELINE_BYTES_MAX +
-           2 * READ_BODY_BYTES;
-}
+// The largest request, what was read beyond it, and what is read ahead of the next.
+static const size_t in_ceiling =
+    TD_REQUEST_LINE_BYTES_MAX + TD_HEADER_BYTES_MAX + TD_BODY_BYTES_MAX + TD_PIPELINE_BYTES_MAX + 2 * READ_BODY_BYTES;
 
 static void give_back(struct td_buf *b) {
     size_t ceiling = b->ceiling;
@@ -374,7 +373,7 @@ static bool advance_chunks(struct td_conn *c) {
     size_t used, made, head_n = td_http_head_bytes(&c->head);
     enum td_http_chunks_result result =
         td_http_chunks_read(&c->chunks, c->in.p + c->raw_at, c->in.n - c->raw_at, c->in.p + head_n + c->body_n,
-                            c->body_n, c->worker->listener->body_bytes_max, &used, &made);
+                            c->body_n, c->worker->config->body_bytes_max, &used, &made);
     c->body_n += made;
     c->raw_at += used;
     if (result == TD_HTTP_CHUNKS_BAD)
@@ -577,7 +576,7 @@ void td_conn_drain(struct td_conn *c) {
 void td_conn_open(struct td_listen_worker *worker, int fd, struct td_peer_key key, const char *peer, bool local) {
     struct td_listener *l = worker->listener;
     struct td_conn *c = td_calloc(1, sizeof *c);
-    if (!c || td_stream_init(&c->stream, fd, l->tls) != TD_OK) {
+    if (!c || td_stream_init(&c->stream, fd, worker->config->tls) != TD_OK) {
         td_free(c);
         close(fd);
         td_peers_leave(&l->peers, key);
@@ -589,8 +588,8 @@ void td_conn_open(struct td_listen_worker *worker, int fd, struct td_peer_key ke
     c->local = local;
     c->peer_key = key;
     snprintf(c->peer, sizeof c->peer, "%s", peer);
-    td_buf_init(&c->in, in_ceiling(l));
-    td_buf_init(&c->ahead, in_ceiling(l));
+    td_buf_init(&c->in, in_ceiling);
+    td_buf_init(&c->ahead, in_ceiling);
     td_buf_init(&c->out, TD_OUTPUT_BYTES_MAX);
     td_http_head_init(&c->head);
     c->deadline_ns = after_ms(l->limits.header_ms);

@@ -30,14 +30,20 @@
 struct event;
 struct td_conn;
 
+// What a reload replaces, whole. Immutable while any worker points to it.
+struct td_listen_config {
+    struct td_arena arena; // the settings' lists of hosts and origins
+    struct td_listen_settings settings;
+    struct td_access access;
+    struct td_tls *tls;
+    size_t body_bytes_max;
+    unsigned connections_max, per_peer_max;
+};
+
 // What all workers see of the server.
 struct td_listener {
     struct td_runtime *runtime;
-    struct td_access access;
-    struct td_tls *tls;
     struct td_server_limits limits;
-    size_t body_bytes_max;
-    unsigned connections_max, per_peer_max;
     struct td_peers peers;
     atomic_uint connections;
     atomic_size_t body_bytes; // of all bodies being received
@@ -48,6 +54,7 @@ struct td_listener {
 
 struct td_listen_worker {
     struct td_listener *listener;
+    const struct td_listen_config *config;
     unsigned index;
     struct td_loop *loop;
     struct td_conn *conns, *dirty;

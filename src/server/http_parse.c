@@ -358,7 +358,7 @@ enum td_http_chunks_result td_http_chunks_read(struct td_http_chunks *c, const c
             result = TD_HTTP_CHUNKS_BAD;
         else if (last)
             result = TD_HTTP_CHUNKS_DONE;
-        else if (c->state == DATA && c->left > max - before - o)
+        else if (c->state == DATA && (before + o > max || c->left > max - before - o))
             result = TD_HTTP_CHUNKS_TOO_LARGE;
     }
     *used = i;

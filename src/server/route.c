@@ -13,13 +13,13 @@ static void connected_address(const struct td_conn *c, char *out, size_t cap) {
     struct sockaddr_storage own;
     socklen_t n = sizeof own;
     out[0] = '\0';
-    if (c->worker->listener->access.address->wildcard && getsockname(c->stream.fd, (struct sockaddr *)&own, &n) == 0)
+    if (c->worker->config->access.address->wildcard && getsockname(c->stream.fd, (struct sockaddr *)&own, &n) == 0)
         td_access_address_text((struct sockaddr *)&own, out, cap);
 }
 
 // Before routing and for every method: DNS rebinding and foreign web pages end here.
 static bool check_access(struct td_conn *c) {
-    const struct td_access *access = &c->worker->listener->access;
+    const struct td_access *access = &c->worker->config->access;
     char connected[64];
     connected_address(c, connected, sizeof connected);
     struct td_str host = field(c, c->head.host);
@@ -125,7 +125,7 @@ bool td_route_head(struct td_conn *c) {
         td_conn_refuse(c, 415, "the body must be application/json", NULL, true);
         return false;
     }
-    if (head->content_length > c->worker->listener->body_bytes_max) {
+    if (head->content_length > c->worker->config->body_bytes_max) {
         td_conn_refuse(c, 413, "the body is too large", NULL, true);
         return false;
     }

@@ -27,8 +27,9 @@ enum {
 
 struct td_server {
     struct td_listener listener;
-    struct td_listen_settings settings;
+    struct td_listen_config *config, *next_config;
     struct td_listen_address address;
+    unsigned port; // the one bound
     char url[160];
     int fd;
     dev_t socket_dev; // of a Unix socket's file: only our own is removed
@@ -160,7 +161,7 @@ static void turn_away(struct td_server *s, int fd) {
                      "content-length: %zu\r\nconnection: close\r\n\r\n%s",
                      sizeof body - 1, body);
     td_counter_add(s->listener.turned_away, 1);
-    if (!s->listener.tls) {
+    if (!s->workers[0].config->tls) {
         ssize_t put = send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)put; // it is a courtesy
         shutdown(fd, SHUT_WR);
@@ -172,12 +173,12 @@ static void take(struct td_server *s, int fd, const struct sockaddr *from) {
     struct td_listener *l = &s->listener;
     struct arrival a = {.fd = fd, .key = td_peer_key_of(from), .local = td_access_is_loopback(from)};
     td_access_address_text(from, a.peer, sizeof a.peer);
-    if (atomic_fetch_add(&l->connections, 1) >= l->connections_max) {
+    if (atomic_fetch_add(&l->connections, 1) >= s->workers[0].config->connections_max) {
         atomic_fetch_sub(&l->connections, 1);
         turn_away(s, fd);
         return;
     }
-    if (!td_peers_enter(&l->peers, a.key, l->per_peer_max)) {
+    if (!td_peers_enter(&l->peers, a.key, s->workers[0].config->per_peer_max)) {
         atomic_fetch_sub(&l->connections, 1);
         turn_away(s, fd);
         return;
@@ -299,7 +300,7 @@ static enum td_err bind_socket(struct td_server *s, struct td_error *e) {
         set_options(s->fd, !a->is_unix);
     if (s->fd < 0 || bind(s->fd, &a->any, a->length) != 0)
         return td_error_set(e, TD_ERR_LISTEN, "cannot listen on %s port %u: %s",
-                            a->is_unix ? a->local.sun_path : a->host, s->settings.port, strerror(errno));
+                            a->is_unix ? a->local.sun_path : a->host, s->port, strerror(errno));
     struct stat now;
     // Between bind and listen nobody can connect, so the file's mode is right before the first client.
     if (a->is_unix && (chmod(a->local.sun_path, 0600) != 0 || lstat(a->local.sun_path, &now) != 0))
@@ -312,14 +313,12 @@ static enum td_err bind_socket(struct td_server *s, struct td_error *e) {
         return td_error_set(e, TD_ERR_LISTEN, "cannot listen: %s", strerror(errno));
     socklen_t n = sizeof a->storage;
     if (!a->is_unix && getsockname(s->fd, &a->any, &n) == 0)
-        s->listener.access.port =
-            ntohs(a->any.sa_family == AF_INET ? ((struct sockaddr_in *)(void *)&a->storage)->sin_port
-                                              : ((struct sockaddr_in6 *)(void *)&a->storage)->sin6_port);
+        s->port = ntohs(a->any.sa_family == AF_INET ? ((struct sockaddr_in *)(void *)&a->storage)->sin_port
+                                                    : ((struct sockaddr_in6 *)(void *)&a->storage)->sin6_port);
     if (a->is_unix)
         snprintf(s->url, sizeof s->url, "unix:%s", a->local.sun_path);
     else
-        snprintf(s->url, sizeof s->url, "%s://%s:%u", s->listener.tls ? "https" : "http", a->host,
-                 s->listener.access.port);
+        snprintf(s->url, sizeof s->url, "%s://%s:%u", s->config->tls ? "https" : "http", a->host, s->port);
     return TD_OK;
 }
 
@@ -329,8 +328,7 @@ static unsigned within(unsigned wanted, unsigned max) {
     return wanted && wanted < max ? wanted : max;
 }
 
-static void set_limits(struct td_listener *l, const struct td_listen_settings *settings,
-                       const struct td_server_limits *limits) {
+static void set_limits(struct td_listener *l, const struct td_server_limits *limits) {
     static const struct td_server_limits none;
     if (!limits)
         limits = &none;
@@ -339,10 +337,56 @@ static void set_limits(struct td_listener *l, const struct td_listen_settings *s
     l->limits.keepalive_ms = within(limits->keepalive_ms, TD_KEEPALIVE_MS_MAX);
     l->limits.write_stall_ms = within(limits->write_stall_ms, TD_WRITE_STALL_MS_MAX);
     l->limits.linger_ms = within(limits->linger_ms, TD_LINGER_MS_MAX);
+}
+
+static void config_destroy(struct td_listen_config *config) {
+    if (!config)
+        return;
+    td_tls_destroy(config->tls);
+    td_arena_finish(&config->arena);
+    td_free(config);
+}
+
+static enum td_err copy_list(struct td_arena *arena, const char *const *from, size_t n, const char *const **out) {
+    const char **list = td_arena_array(arena, n ? n : 1, sizeof *list);
+    for (size_t i = 0; i < n && list; i++) {
+        list[i] = td_arena_str(arena, td_str_of(from[i])).p;
+        if (!list[i])
+            return TD_ERR_NOMEM;
+    }
+    *out = list;
+    return list ? TD_OK : TD_ERR_NOMEM;
+}
+
+// Reads files and checks; binds nothing.
+static enum td_err config_create(const struct td_server *s, const struct td_listen_settings *settings,
+                                 struct td_listen_config **out, struct td_error *e) {
+    struct td_listen_config *c = td_calloc(1, sizeof *c);
+    if (!c)
+        return td_error_set(e, TD_ERR_NOMEM, "out of memory");
+    td_arena_init(&c->arena, TD_ACCESS_LIST_BYTES_MAX);
+    c->settings = *settings;
+    enum td_err err = td_access_check_exposure(&s->address, &c->settings, e);
+    if (err == TD_OK &&
+        (copy_list(&c->arena, settings->hosts, settings->host_count, &c->settings.hosts) != TD_OK ||
+         copy_list(&c->arena, settings->origins, settings->origin_count, &c->settings.origins) != TD_OK))
+        err = td_error_set(e, TD_ERR_NOMEM, "out of memory");
+    if (err == TD_OK)
+        err = td_tls_create(&c->settings, &c->tls, e);
+    if (err != TD_OK) {
+        config_destroy(c);
+        return err;
+    }
+    c->access = (struct td_access){&c->settings, &s->address, s->port, c->tls != NULL};
     size_t body = settings->body_bytes_max;
-    l->body_bytes_max = body && body < TD_BODY_BYTES_MAX ? body : TD_BODY_BYTES_MAX;
-    l->connections_max = within(settings->connections_max, TD_CONNECTIONS_MAX);
-    l->per_peer_max = within(settings->connections_per_peer_max, TD_CONNECTIONS_PER_PEER_MAX);
+    c->body_bytes_max = body && body < TD_BODY_BYTES_MAX ? body : TD_BODY_BYTES_MAX;
+    c->connections_max = within(settings->connections_max, TD_CONNECTIONS_MAX);
+    c->per_peer_max = within(settings->connections_per_peer_max, TD_CONNECTIONS_PER_PEER_MAX);
+    // What only the start needs may go with the caller's strings.
+    c->settings.address = c->settings.data_dir = NULL;
+    c->settings.tls_cert = c->settings.tls_key = c->settings.tls_client_ca = NULL;
+    *out = c;
+    return TD_OK;
 }
 
 static void prepare_process(void) {
@@ -363,22 +407,25 @@ static void set_counters(struct td_listener *l) {
     l->open = td_gauge_get("tandem_http_connections", "Client connections now open.");
 }
 
-static enum td_err start(struct td_server *s, const struct td_server_limits *limits, struct td_error *e) {
+static enum td_err start(struct td_server *s, const struct td_listen_settings *settings,
+                         const struct td_server_limits *limits, struct td_error *e) {
     struct td_listener *l = &s->listener;
-    enum td_err err = td_listen_address_read(s->settings.address, s->settings.port, &s->address, e);
+    s->port = settings->port;
+    enum td_err err = td_listen_address_read(settings->address, settings->port, &s->address, e);
     if (err == TD_OK)
-        err = td_access_check_exposure(&s->address, &s->settings, e);
-    if (err == TD_OK)
-        err = td_tls_create(&s->settings, &l->tls, e);
+        err = config_create(s, settings, &s->config, e);
     if (err != TD_OK)
         return err;
-    l->access = (struct td_access){&s->settings, &s->address, s->settings.port, l->tls != NULL};
-    set_limits(l, &s->settings, limits);
+    set_limits(l, limits);
     set_counters(l);
-    if (td_peers_init(&l->peers, l->connections_max) != TD_OK)
+    // A reload may raise the limit of connections up to the fixed one.
+    if (td_peers_init(&l->peers, TD_CONNECTIONS_MAX) != TD_OK)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
     prepare_process();
     err = bind_socket(s, e);
+    s->config->access.port = s->port;
+    for (unsigned i = 0; i < s->worker_count; i++)
+        s->workers[i].config = s->config;
     for (unsigned i = 0; i < s->worker_count && err == TD_OK; i++)
         if (run_on(s, i, open_worker) != TD_OK)
             err = td_error_set(e, TD_ERR_NOMEM, "out of memory");
@@ -387,12 +434,11 @@ static enum td_err start(struct td_server *s, const struct td_server_limits *lim
     return err;
 }
 
-static struct td_server *create(struct td_runtime *runtime, const struct td_listen_settings *settings) {
+static struct td_server *create(struct td_runtime *runtime) {
     unsigned workers = td_runtime_worker_count(runtime);
     struct td_server *s = td_calloc(1, sizeof *s + workers * sizeof *s->workers);
     if (!s)
         return NULL;
-    s->settings = *settings;
     s->fd = -1;
     s->listener.runtime = runtime;
     s->worker_count = workers;
@@ -406,22 +452,26 @@ static struct td_server *create(struct td_runtime *runtime, const struct td_list
     return s;
 }
 
+static int report(struct td_failure *failure, enum td_err err, const struct td_error *e) {
+    if (failure) {
+        snprintf(failure->code, sizeof failure->code, "%s", td_err_code(err));
+        snprintf(failure->message, sizeof failure->message, "%s", e->message);
+    }
+    return 1;
+}
+
 int td_server_start_limited(struct td_runtime *runtime, const struct td_listen_settings *settings,
                             const struct td_server_limits *limits, struct td_server **out, struct td_failure *failure) {
     struct td_error e = {.code = TD_OK};
     *out = NULL;
-    struct td_server *s = create(runtime, settings);
-    enum td_err err = s ? start(s, limits, &e) : td_error_set(&e, TD_ERR_NOMEM, "out of memory");
+    struct td_server *s = create(runtime);
+    enum td_err err = s ? start(s, settings, limits, &e) : td_error_set(&e, TD_ERR_NOMEM, "out of memory");
     if (err == TD_OK) {
         *out = s;
         return 0;
     }
     td_server_stop(s);
-    if (failure) {
-        snprintf(failure->code, sizeof failure->code, "%s", td_err_code(err));
-        snprintf(failure->message, sizeof failure->message, "%s", e.message);
-    }
-    return 1;
+    return report(failure, err, &e);
 }
 
 int td_server_start(struct td_runtime *runtime, const struct td_listen_settings *settings, struct td_server **out,
@@ -429,12 +479,34 @@ int td_server_start(struct td_runtime *runtime, const struct td_listen_settings 
     return td_server_start_limited(runtime, settings, NULL, out, failure);
 }
 
+static enum td_err take_config(struct td_server *s, struct td_listen_worker *w) {
+    w->config = s->next_config;
+    return TD_OK;
+}
+
+int td_server_reload(struct td_server *server, const struct td_listen_settings *settings, struct td_failure *failure) {
+    struct td_error e = {.code = TD_OK};
+    struct td_listen_config *old = server->config;
+    enum td_err err = config_create(server, settings, &server->next_config, &e);
+    if (err == TD_OK && (server->next_config->tls != NULL) != (old->tls != NULL)) {
+        config_destroy(server->next_config);
+        err = td_error_set(&e, TD_ERR_CONFIG, "switching TLS on or off needs a restart");
+    }
+    if (err != TD_OK)
+        return report(failure, err, &e);
+    for (unsigned i = 0; i < server->worker_count; i++)
+        run_on(server, i, take_config);
+    server->config = server->next_config;
+    config_destroy(old);
+    return 0;
+}
+
 const char *td_server_url(const struct td_server *server) {
     return server->url;
 }
 
 unsigned td_server_port(const struct td_server *server) {
-    return server->address.is_unix ? 0 : server->listener.access.port;
+    return server->address.is_unix ? 0 : server->port;
 }
 
 int td_server_drain(struct td_server *server, unsigned timeout_ms) {
@@ -459,7 +531,7 @@ void td_server_stop(struct td_server *server) {
     for (unsigned i = 0; i < server->worker_count; i++)
         run_on(server, i, close_worker);
     td_peers_finish(&server->listener.peers);
-    td_tls_destroy(server->listener.tls);
+    config_destroy(server->config);
     pthread_cond_destroy(&server->changed);
     pthread_mutex_destroy(&server->lock);
     td_free(server);

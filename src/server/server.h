@@ -4,8 +4,8 @@
 // Plain TCP, TLS, mTLS or a Unix socket. Every ambiguity of HTTP framing is refused, never repaired
 // (docs/decisions/0001). Routes: /v1/… goes to the core, /healthz, /readyz and /metrics are answered here.
 //
-// Ownership: the caller keeps the runtime and the settings' strings alive until td_server_stop returned. Threads:
-// start, drain and stop are called from one thread that is none of the workers, while the runtime's workers run.
+// Ownership: the caller keeps the runtime alive until td_server_stop returned; settings are copied. Threads: start,
+// reload, drain and stop are called from one thread that is none of the workers, while the runtime's workers run.
 #ifndef TD_SERVER_SERVER_H
 #define TD_SERVER_SERVER_H
 
@@ -32,6 +32,10 @@ int td_server_start(struct td_runtime *runtime, const struct td_listen_settings 
 // The same with limits of one's own; `limits` NULL: the defaults.
 int td_server_start_limited(struct td_runtime *runtime, const struct td_listen_settings *settings,
                             const struct td_server_limits *limits, struct td_server **out, struct td_failure *failure);
+
+// Takes new settings, whole or not at all: certificates, Host names, Origins, caps. Address, port and whether TLS is
+// spoken stay; connections that exist keep their certificate. Failures as above.
+int td_server_reload(struct td_server *server, const struct td_listen_settings *settings, struct td_failure *failure);
 
 // What a client puts before a path: "http://127.0.0.1:8484", "https://[::1]:8484", "unix:/run/t.sock". Lives as long as
 // the server.

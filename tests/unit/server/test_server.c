@@ -722,6 +722,40 @@ static void wrong_settings_fail_with_a_code(void **state) {
     house_close(&h);
 }
 
+static void a_reload_takes_all_or_nothing(void **state) {
+    (void)state;
+    static const char *const hosts[] = {"new.example"};
+    struct house h = {.settings = {.body_bytes_max = 100}};
+    house_open(&h);
+    struct raw_client c = raw_connect(h.port);
+    static const char text[] = "GET /healthz HTTP/1.1\r\nHost: new.example\r\n\r\n";
+    raw_sendz(&c, text);
+    expect_status(&c, 403);
+    raw_close(&c);
+    c = raw_connect(h.port); // this one lives through the reloads
+    expect_alive(&c, &h);
+    struct td_listen_settings wrong = h.settings, next = h.settings;
+    struct td_failure failure = {"", ""};
+    next.hosts = wrong.hosts = hosts;
+    next.host_count = wrong.host_count = 1;
+    wrong.tls_cert = wrong.tls_key = "/nonexistent";
+    assert_int_equal(td_server_reload(h.server, &wrong, &failure), 1);
+    assert_string_equal(failure.code, "tandem.config.invalid");
+    raw_sendz(&c, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"); // no port: still not allowed
+    expect_status(&c, 403);
+    raw_close(&c);
+    c = raw_connect(h.port);
+    expect_alive(&c, &h);
+    next.body_bytes_max = 10;
+    assert_int_equal(td_server_reload(h.server, &next, &failure), 0);
+    raw_sendz(&c, text);
+    expect_status(&c, 200);
+    send_body(&h, &c, 11, false);
+    expect_status(&c, 413);
+    raw_close(&c);
+    house_close(&h);
+}
+
 static void a_unix_socket_is_private_and_replaced_when_stale(void **state) {
     (void)state;
     char path[64], address[80];
@@ -806,6 +840,7 @@ int main(void) {
         cmocka_unit_test(draining_finishes_what_runs),
         cmocka_unit_test(draining_gives_up_after_its_time),
         cmocka_unit_test(wrong_settings_fail_with_a_code),
+        cmocka_unit_test(a_reload_takes_all_or_nothing),
         cmocka_unit_test(a_unix_socket_is_private_and_replaced_when_stale),
         cmocka_unit_test(no_failed_allocation_brings_it_down),
     };

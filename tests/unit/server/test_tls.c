@@ -217,6 +217,30 @@ static void without_the_right_certificate_nobody_comes_in(void **state) {
     house_close(&h);
 }
 
+static void a_reload_brings_the_new_certificate(void **state) {
+    (void)state;
+    struct house h = house_open(false, 0);
+    struct identity renewed = identity_make("renewed", &ca);
+    struct td_listen_settings s = {
+        .address = "127.0.0.1", .tls_cert = renewed.certificate_path, .tls_key = renewed.key_path};
+    struct td_failure failure = {"", ""};
+    struct client old = client_open(h.port, NULL, TLS1_3_VERSION);
+    assert_int_equal(SSL_connect(old.ssl), 1);
+    assert_int_equal(td_server_reload(h.server, &s, &failure), 0);
+    struct client c = client_open(h.port, NULL, TLS1_3_VERSION);
+    assert_non_null(strstr(fetch(&c, h.port, "/healthz"), "200 OK"));
+    X509 *shown = SSL_get1_peer_certificate(c.ssl);
+    assert_int_equal(X509_cmp(shown, renewed.certificate), 0);
+    X509_free(shown);
+    assert_non_null(strstr(fetch(&old, h.port, "/healthz"), "200 OK"));
+    s.tls_cert = s.tls_key = "";
+    assert_int_equal(td_server_reload(h.server, &s, &failure), 1); // never from TLS to plain while running
+    client_close(&c);
+    client_close(&old);
+    identity_finish(&renewed);
+    house_close(&h);
+}
+
 static void plain_http_and_silence_are_cut_off(void **state) {
     (void)state;
     struct house h = house_open(false, 100);
@@ -275,6 +299,7 @@ int main(void) {
         cmocka_unit_test(old_versions_of_tls_are_turned_away),
         cmocka_unit_test(a_client_certificate_names_the_caller),
         cmocka_unit_test(without_the_right_certificate_nobody_comes_in),
+        cmocka_unit_test(a_reload_brings_the_new_certificate),
         cmocka_unit_test(plain_http_and_silence_are_cut_off),
         cmocka_unit_test(a_client_gone_under_tls_is_noticed),
         cmocka_unit_test(wrong_files_are_refused_at_start),
