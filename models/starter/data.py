@@ -158,6 +158,10 @@ OPEN_ARGS = {"title", "film", "track", "album", "entity", "playlist", "name", "a
              "label", "subject", "room", "device", "food", "dish", "service"}
 
 
+# Of these, what kind of name it is can only be known from the name: random words would teach to guess.
+KNOWN_ARGS = {"artist", "track", "album", "service", "room", "device", "food", "dish", "company", "topic"}
+
+
 class Augment:
     """Changes a row without changing what it asks for."""
 
@@ -174,6 +178,14 @@ class Augment:
         out = []
         for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 5))):
             k = rng.random()
+            if k > 0.93:  # digits and words that repeat: where copying loses its place
+                out.append(rng.choice(("%02d:%02d" % (rng.randint(0, 23), rng.randint(0, 59)),
+                                       "%d" % rng.randint(1900, 2050), "%d.%d" % (rng.randint(0, 99), rng.randint(0, 9)),
+                                       "%d%d" % (rng.randint(0, 9) * 11, rng.randint(0, 9)))))
+                continue
+            if out and k > 0.9:
+                out.append(rng.choice(out))
+                continue
             if k < 0.7:
                 w = rng.choice(self.words)
             elif k < 0.8:
@@ -207,7 +219,7 @@ class Augment:
             change = []
             for i, (t, a) in enumerate(parts):
                 if a in OPEN_ARGS and rng.random() < 0.75:
-                    if rng.random() < pseudo / (swap + pseudo):
+                    if a not in KNOWN_ARGS and rng.random() < pseudo / (swap + pseudo):
                         t = self.pseudo()
                     else:
                         t = rng.choice(self.pool.get((tool, a), [t]))

@@ -32,6 +32,7 @@ from data import Augment, Row, own_row, public_rows
 from generate import Generator
 
 EMBEDDING = 4.0
+SOURCES = ("clinc_oos", "snips", "slurp", "own")
 CONFIG = {"dim": 256, "layers": 4, "heads": 4, "ffn": 640, "rope_base": 10000.0, "eps": 1e-5}
 
 
@@ -184,9 +185,7 @@ class Model(nn.Module):
 class Data:
     """An endless stream of (prompt ids, answer ids)."""
 
-    MIX = {"clinc_oos": 0.35, "snips": 0.20, "slurp": 0.11, "own": 0.34}
-
-    def __init__(self, cat, tk, gen, seed):
+    def __init__(self, cat, tk, gen, seed, mix, oos_times):
         self.cat, self.tk, self.gen = cat, tk, gen
         self.rng = random.Random(seed)
         self.pseudo = 0.6  # share of rows whose values become random words; train() lowers it
@@ -198,10 +197,10 @@ class Data:
         flat += [own_row(gen, c, self.rng) for c in cat.calls for _ in range(40)]
         self.augment = Augment(flat, [w for w in tk.spec["words"] if len(w) > 2 and w.isalpha()], self.rng)
         self.names = list(self.rows) + ["own"]
-        self.mix = [self.MIX[n] for n in self.names]
+        self.mix = [mix[n] for n in self.names]
         self.order = {n: [] for n in self.rows}
         oos = [r for r in self.rows.get("clinc_oos", []) if r.call == NOT_FOR_ME]
-        self.rows.get("clinc_oos", []).extend(oos)  # seen twice: the hardest to decline
+        self.rows.get("clinc_oos", []).extend(oos * (oos_times - 1))  # the hardest to decline
 
     def row(self):
         rng = self.rng
@@ -302,8 +301,12 @@ def train(a):
     cat = Catalogue()
     gen = Generator(cat)
     tk = Tokenizer(json.load(open(a.vocab, encoding="utf-8")), cat)
-    data = Data(cat, tk, gen, a.seed)
+    data = Data(cat, tk, gen, a.seed, dict(zip(SOURCES, [float(x) for x in a.mix.split(",")])), a.oos_times)
     model = Model(tk, CONFIG)
+    before = None
+    if a.resume:
+        model.load_state_dict(torch.load(os.path.join(a.resume, "model.pt")), strict=False)
+        before = json.load(open(os.path.join(a.resume, "run.json")))
     model.train()
     model.drop = a.dropout
     opt = torch.optim.AdamW(groups_of(model, a.lr, a.decay), betas=(0.9, 0.98), eps=1e-9)
@@ -323,7 +326,7 @@ def train(a):
         for g in opt.param_groups:
             g["lr"] = lr
         # random values first: only copying predicts them, so copying is learned before the usual values are
-        data.pseudo = max(0.15, 0.6 - 1.5 * done)
+        data.pseudo = 0.05 if before else max(0.15, 0.6 - 1.5 * done)
         ids, where, target, weight, copied, lmw, lmt = data.batch(a.batch)
         table = model.table()
         h = model.hidden(table, ids).reshape(-1, CONFIG["dim"])
@@ -365,7 +368,7 @@ def train(a):
     json.dump({"config": CONFIG, "seed": a.seed, "steps": step, "examples": seen, "minutes": round((time.time() - t0) / 60, 1),
                "final_loss": round(run, 4), "batch": a.batch, "lr": a.lr, "dropout": a.dropout, "weight_decay": a.decay,
                "lm_share": a.lm, "mix": dict(zip(data.names, data.mix)), "threads": a.threads,
-               "torch": torch.__version__}, open(os.path.join(a.out, "run.json"), "w"), indent=1)
+               "torch": torch.__version__, "before": before}, open(os.path.join(a.out, "run.json"), "w"), indent=1)
 
 
 def save(out, ema, name):
@@ -386,6 +389,9 @@ def main():
     ap.add_argument("--decay", type=float, default=0.1)
     ap.add_argument("--lm", type=float, default=0.0)
     ap.add_argument("--threads", type=int, default=1)
+    ap.add_argument("--mix", default="0.35,0.20,0.11,0.34", help="share of " + ", ".join(SOURCES))
+    ap.add_argument("--oos-times", type=int, default=2, help="how often an out-of-scope row counts")
+    ap.add_argument("--resume", help="folder of a finished run to go on from")
     train(ap.parse_args())
 
 
