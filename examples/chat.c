@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library in fifty lines: open a runtime, ask one question, print the answer as it comes, and say where it came from.
+// The library in fifty lines: open a runtime, ask one question, print the answer as it comes, and say where it came
+// from.
 //   cc chat.c $(pkg-config --cflags --libs tandem) -o chat && ./chat "set a timer for 10 minutes"
 #include <pthread.h>
 #include <stdio.h>

@@ -73,6 +73,7 @@ struct td_listen_settings {
     size_t body_bytes_max;
     unsigned connections_max, connections_per_peer_max;
     const char *data_dir;
+    unsigned drain_ms; // how long a stop waits for running requests
 };
 TD_API void td_listen_settings_get(struct td_runtime *runtime, struct td_listen_settings *out);
 
@@ -106,6 +107,8 @@ TD_API char *td_resource_path(const char *name);
 // The data directory a configuration names, ready to use ("~" replaced), without opening anything; NULL
 // options.config_path and config_text: the embedded defaults. Free with td_string_free; NULL on failure.
 TD_API char *td_config_data_dir(const struct td_options *options, struct td_failure *failure);
+// The table of all options, as JSON or Markdown; free with td_string_free. NULL without memory.
+TD_API char *td_config_schema(bool markdown);
 // Validates a configuration file without opening anything. On failure the message holds "file:line:column: …".
 TD_API int td_config_check(const char *path, struct td_failure *failure);
 

@@ -38,7 +38,8 @@ struct td_options {
     const char *data_dir;    // overrides the configuration
     unsigned workers;        // threads; 0: the number of processors, at most 16
     const char *host_path;   // tandem-host; NULL: beside the running program, then the installed one
-    bool operator_only;      // no workers and no models: for td_admin_call alone
+    enum { TD_LOG_AS_CONFIGURED, TD_LOG_QUIET, TD_LOG_VERBOSE } log; // on standard error; QUIET: warnings and errors
+    bool operator_only; // no workers and no models: for td_admin_call alone
 };
 
 // Opens a runtime and starts its workers. Local models load on first use. Free with td_runtime_close.

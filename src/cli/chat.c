@@ -10,7 +10,6 @@
 #include <time.h>
 
 #include "base/limits.h"
-#include "base/log.h"
 #include "cli/cli.h"
 
 struct td_chat_session {
@@ -40,10 +39,9 @@ struct td_chat_session *td_chat_session_open(struct td_failure *failure) {
         return s;
     }
     struct td_options options;
-    if (!td_cli.verbose)
-        td_log_set_level(TD_LOG_WARN); // the screen belongs to the answer
     td_cli_options(&options);
     options.workers = 1;
+    options.log = td_cli.verbose ? TD_LOG_VERBOSE : TD_LOG_QUIET; // the screen belongs to the answer
     if (td_runtime_open(&options, &s->runtime, failure) != 0) {
         td_free(s);
         return NULL;

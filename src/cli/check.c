@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/cli.h"
 
+static bool schema;
+
 static int run(int argc, char **argv) {
     struct td_options options;
     struct td_failure failure;
+    if (schema) {
+        char *text = td_config_schema(!td_cli.json);
+        if (text)
+            printf("%s\n", text);
+        td_string_free(text);
+        return text ? TD_EXIT_OK : td_cli_fail(TD_EXIT_FAILED, "out of memory");
+    }
     td_cli_options(&options);
     const char *path = argc > 0 ? argv[0] : options.config_path;
     if (argc > 1)
@@ -25,10 +34,16 @@ static int run(int argc, char **argv) {
     return TD_EXIT_OK;
 }
 
+static const struct td_opt options_of_check[] = {
+    {"schema", 0, TD_OPT_FLAG, NULL, "print every option instead (Markdown, or JSON with --json)", .flag = &schema},
+    {0},
+};
+
 const struct td_command td_command_check = {
     .name = "check",
     .arguments = "[FILE]",
     .help = "validate a configuration: says file, line, column and what was expected",
     .details = "Exits with 2 when the file is not valid.",
+    .options = options_of_check,
     .run = run,
 };

@@ -12,7 +12,7 @@
 #include "server/server.h"
 
 static const char *host_path;
-static long workers, drain_s = 30;
+static long workers, drain_s = -1;
 
 // What tells one version of the file from the next.
 struct file_mark {
@@ -113,8 +113,6 @@ static int run(int argc, char **argv) {
     (void)argv;
     if (argc > 0)
         return td_cli_fail(TD_EXIT_USAGE, "serve takes no arguments");
-    if (td_cli.verbose)
-        td_log_set_level(TD_LOG_DEBUG);
     // Blocked before any thread starts, so that every thread inherits it and only watch() takes them.
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
@@ -123,6 +121,7 @@ static int run(int argc, char **argv) {
     pthread_sigmask(SIG_BLOCK, &signals, NULL);
     td_cli_options(&options);
     options.workers = (unsigned)workers;
+    options.log = td_cli.verbose ? TD_LOG_VERBOSE : TD_LOG_AS_CONFIGURED;
     options.host_path = host_path;
     if (td_runtime_open(&options, &runtime, &failure) != 0)
         return td_cli_failure(&failure);
@@ -135,9 +134,10 @@ static int run(int argc, char **argv) {
     }
     greet(server);
     watch(runtime, server, options.config_path, &signals);
-    td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_s=%ld", drain_s);
-    bool late = td_server_drain(server, (unsigned)drain_s * 1000) != 0;
-    if (td_runtime_drain(runtime, late ? 0 : (unsigned)drain_s * 1000) != 0)
+    unsigned wait_ms = drain_s >= 0 ? (unsigned)drain_s * 1000 : settings.drain_ms;
+    td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_ms=%u", wait_ms);
+    bool late = td_server_drain(server, wait_ms) != 0;
+    if (td_runtime_drain(runtime, late ? 0 : wait_ms) != 0)
         td_log(TD_LOG_WARN, "serve", NULL, "msg=\"some requests did not finish in time\"");
 out:
     td_server_stop(own);
@@ -148,8 +148,8 @@ out:
 
 static const struct td_opt options[] = {
     {"workers", 'w', TD_OPT_NUMBER, "N", "threads (default: one a processor)", .number = &workers, .min = 1, .max = 16},
-    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default 30)", .number = &drain_s,
-     .min = 0, .max = 3600},
+    {"drain", 0, TD_OPT_NUMBER, "S", "seconds to wait for running requests at SIGTERM (default: as configured)",
+     .number = &drain_s, .min = 0, .max = 3600},
     {"host", 0, TD_OPT_STRING, "PATH", "the tandem-host program to use", .string = &host_path},
     {0},
 };

@@ -227,6 +227,8 @@ enum td_err td_config_target_complete(struct td_loader *l, const struct td_node 
         t->model_class = class_of_tier[t->tier];
         t->class_name = td_str_of(td_model_class_word(t->model_class));
     }
+    if (!t->declines.p && t->provider == TD_PROVIDER_LLAMA)
+        t->declines = TD_STR("Not for me.");
     if (t->quality < 0)
         t->quality = quality_of_class[t->model_class];
     if (t->capabilities == 0 || t->capabilities & 1u << 31)

@@ -251,6 +251,8 @@ static const struct td_option target_rows[] = {
     {"idempotency", TD_OPT_BOOL, T(idempotency), 0, 0, "false", "honours an Idempotency-Key header"},
     {"fresh", TD_OPT_BOOL, T(fresh), 0, 0, "false", "knows more than its training: search, retrieval"},
     {"hedge", TD_OPT_BOOL, T(hedge), 0, 0, "false", "may be asked as a hedge though it costs money"},
+    {"declines", TD_OPT_TEXT, T(declines), 0, 256, NULL,
+     "the whole answer by which the model says that a request is not for it; default of a llama target: Not for me."},
     {"cascade_threshold", TD_OPT_NUMBER, T(cascade_threshold), 0, 1, NULL,
      "confidence below which a cascade escalates; default: the policy's"},
     {"parallel", TD_OPT_U32, T(parallel), 0, 1024, "0",

@@ -18,6 +18,8 @@ static void note_tokens(struct td_exchange *x, struct td_x_attempt *a, const str
             continue;
         if (a->probable++ == 0)
             a->first_logprob = p;
+        else if (a->probable == 2)
+            a->second_logprob = p;
         a->logprob_sum += p;
         if (a->window < window) {
             a->window_min = a->window == 0 || p < a->window_min ? p : a->window_min;
@@ -31,6 +33,16 @@ static void note_tokens(struct td_exchange *x, struct td_x_attempt *a, const str
     }
 }
 
+// Is the answer, byte for byte, the target's way of declining?
+static void note_declining(const struct td_target *t, struct td_x_attempt *a, const struct td_event *ev) {
+    struct td_str text = ev->delta.text;
+    if (a->declined == UINT32_MAX)
+        return;
+    bool same = ev->type == TD_EV_DELTA && ev->choice == 0 && text.n <= t->declines.n - a->declined &&
+                memcmp(text.p, t->declines.p + a->declined, text.n) == 0;
+    a->declined = same ? a->declined + (uint32_t)text.n : UINT32_MAX;
+}
+
 static void note_content(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev) {
     if (a->rec.first_ns == 0)
         a->rec.first_ns = x->now_ns;
@@ -39,6 +51,7 @@ static void note_content(struct td_exchange *x, struct td_x_attempt *a, const st
         a->content_choices |= 1u << ev->choice;
     if (ev->type == TD_EV_EMBEDDING)
         return;
+    note_declining(td_x_target(x, a), a, ev);
     bool tool = ev->type == TD_EV_TOOL_CALL;
     const struct td_token *tokens = tool ? ev->tool.tokens : ev->delta.tokens;
     uint32_t count = tool ? ev->tool.token_count : ev->delta.token_count;
@@ -112,9 +125,17 @@ bool td_x_attempt_whole(const struct td_exchange *x, const struct td_x_attempt *
     return a->finished_choices != 0 && (a->content_choices & ~a->finished_choices) == 0;
 }
 
+bool td_x_attempt_declined(const struct td_exchange *x, const struct td_x_attempt *a) {
+    const struct td_target *t = td_x_target(x, a);
+    return t->declines.n > 0 && a->declined == t->declines.n && td_x_attempt_whole(x, a);
+}
+
 double td_x_attempt_confidence(const struct td_exchange *x, const struct td_x_attempt *a) {
     if (a->window == 0)
         return NAN;
+    // A function-calling model decides with its first two tokens: call or decline, and which call.
+    if (td_x_target(x, a)->model_class == TD_MODEL_COMMAND)
+        return exp(a->first_logprob + a->second_logprob);
     double logprob = x->c.confidence == TD_X_CONFIDENCE_FIRST ? a->first_logprob
                      : x->c.confidence == TD_X_CONFIDENCE_MIN ? a->window_min
                                                               : a->window_sum / a->window;

@@ -288,7 +288,7 @@ static void judge(struct td_exchange *x, struct td_x_attempt *a) {
     double confidence = td_x_attempt_confidence(x, a);
     bool filtered = a->rec.finished && a->rec.finish == TD_FINISH_CONTENT_FILTER; // not to be routed around
     x->hold_ns = 0;
-    if (!filtered && confidence < x->plan->cascade_threshold) {
+    if (!filtered && (confidence < x->plan->cascade_threshold || td_x_attempt_declined(x, a))) {
         escalate(x);
         return;
     }

@@ -80,7 +80,8 @@ struct td_x_attempt {
     bool tokens_exact;
     // probabilities of all tokens, and of the first hold_tokens
     uint32_t probable, window;
-    double logprob_sum, entropy_sum, window_sum, window_min, first_logprob;
+    double logprob_sum, entropy_sum, window_sum, window_min, first_logprob, second_logprob;
+    uint32_t declined; // bytes of the target's `declines` that the answer is so far; UINT32_MAX: it is something else
     uint32_t entropies;
     size_t match; // SPLICE and progressive: bytes of what was shown that it reproduced
 };
@@ -172,6 +173,8 @@ void td_x_attempt_stats(struct td_x_attempt *a, const struct td_attempt_stats *s
 // True when every choice that had content is finished (chat and completion), or the vectors came (embedding).
 bool td_x_attempt_whole(const struct td_exchange *x, const struct td_x_attempt *a);
 // Over the first hold_tokens tokens; NaN where there were no probabilities.
+// Its whole answer is the target's "not for me".
+bool td_x_attempt_declined(const struct td_exchange *x, const struct td_x_attempt *a);
 double td_x_attempt_confidence(const struct td_exchange *x, const struct td_x_attempt *a);
 void td_x_attempt_close(struct td_exchange *x, struct td_x_attempt *a, enum td_x_outcome outcome, enum td_err code);
 // Tells the runtime to stop it, where it has not ended by itself.

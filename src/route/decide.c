@@ -47,7 +47,7 @@ static bool is_command(const struct td_facts *f) {
     const uint32_t other =
         TD_FEATURE_QUESTION | TD_FEATURE_CODE | TD_FEATURE_CREATIVE | TD_FEATURE_ANALYSIS | TD_FEATURE_LONG;
     return f->kind == TD_KIND_CHAT && f->words > 0 && f->words <= COMMAND_WORDS_MAX && !(f->features & other) &&
-           f->input_tokens <= COMMAND_TOKENS_MAX;
+           f->input_tokens <= COMMAND_TOKENS_MAX && f->has_tools; // without tools there is nothing to command
 }
 
 static double expected_quality(const struct decision *d, const struct td_target *t) {
@@ -283,12 +283,15 @@ static void to_front(struct decision *d, uint32_t place) {
     d->ranked[0] = target;
 }
 
-// Place of the best target on this device, UINT32_MAX none. `likely`: only a small one that may well do.
-static uint32_t best_local(const struct decision *d, bool likely) {
+// Place of the best target on this device, UINT32_MAX none. `likely`: only a small one that may well do. `drafts`: also
+// one that can only say a friendly word until the better answer comes.
+static uint32_t best_local(const struct decision *d, bool likely, bool drafts) {
     for (uint32_t i = 0; i < d->ranked_count; i++) {
         const struct td_target *t = &d->p->targets[d->ranked[i]];
         if (t->policy_tier != TD_TIER_DEVICE)
             continue;
+        if (!drafts && t->model_class == TD_MODEL_COMMAND && !d->f->has_tools)
+            continue; // it only calls tools
         if (!likely || (t->model_class == TD_MODEL_COMMAND && is_command(d->f)) ||
             (t->model_class == TD_MODEL_SMALL && d->f->difficulty_ppm < 500000 && !d->f->fresh &&
              !(d->f->features & (TD_FEATURE_QUESTION | TD_FEATURE_LONG | TD_FEATURE_CODE | TD_FEATURE_ANALYSIS))))
@@ -307,8 +310,8 @@ static bool has_better(const struct decision *d, uint32_t local) {
 }
 
 // Behind the first, the better answer comes first: place 1 is the highest expected quality, weighed as before.
-static bool arrange_local_first(struct decision *d, bool likely) {
-    uint32_t local = best_local(d, likely);
+static bool arrange_local_first(struct decision *d, bool likely, bool drafts) {
+    uint32_t local = best_local(d, likely, drafts);
     if (local == UINT32_MAX || !has_better(d, local))
         return false;
     to_front(d, local);
@@ -355,14 +358,14 @@ static enum td_mode choose_mode(struct decision *d) {
         mode = TD_MODE_CASCADE;
     if (d->ranked_count <= 1 || mode == TD_MODE_SINGLE)
         return TD_MODE_SINGLE;
-    if (mode == TD_MODE_PROGRESSIVE && plain && !d->metered && arrange_local_first(d, false))
+    if (mode == TD_MODE_PROGRESSIVE && plain && !d->metered && arrange_local_first(d, false, true))
         return mode;
-    if (mode == TD_MODE_CASCADE && plain && arrange_local_first(d, false))
+    if (mode == TD_MODE_CASCADE && plain && arrange_local_first(d, false, false))
         return mode;
     if (mode == TD_MODE_HEDGE && d->f->kind != TD_KIND_EMBEDDING && arrange_hedge(d))
         return mode;
     if (mode == TD_MODE_DEFAULT && plain && (d->r.prefer == TD_PREFER_BALANCED || d->r.prefer == TD_PREFER_CHEAP) &&
-        arrange_local_first(d, true))
+        arrange_local_first(d, true, false))
         return TD_MODE_CASCADE;
     return TD_MODE_FALLBACK;
 }

@@ -93,6 +93,12 @@ static enum td_err open_govern(struct td_runtime *rt, struct td_error *e) {
     return err;
 }
 
+static void set_log_level(struct td_runtime *rt) {
+    td_log_set_level(rt->options.log == TD_LOG_QUIET     ? TD_LOG_WARN
+                     : rt->options.log == TD_LOG_VERBOSE ? TD_LOG_DEBUG
+                                                         : rt->config->log_level);
+}
+
 int td_runtime_reload(struct td_runtime *rt, struct td_failure *failure) {
     struct td_config *next = NULL, *before = td_runtime_config(rt, NULL);
     struct td_arena arena;
@@ -117,6 +123,7 @@ int td_runtime_reload(struct td_runtime *rt, struct td_failure *failure) {
     rt->config = next;
     rt->epoch++;
     pthread_mutex_unlock(&rt->lock);
+    set_log_level(rt);
     td_config_unref(before); // the runtime's
     td_config_unref(before); // ours
     return 0;
@@ -136,6 +143,17 @@ char *td_config_data_dir(const struct td_options *options, struct td_failure *fa
         td_failure_set(failure, TD_ERR_CONFIG, "data_dir: HOME is not set");
     td_config_unref(config);
     return dir;
+}
+
+char *td_config_schema(bool markdown) {
+    struct td_buf b;
+    td_buf_init(&b, 1 << 20);
+    enum td_err err = markdown ? td_config_schema_markdown(&b) : td_config_schema_json(&b);
+    if (err != TD_OK || !td_buf_z(&b)) {
+        td_buf_finish(&b);
+        return NULL;
+    }
+    return b.p;
 }
 
 int td_config_check(const char *path, struct td_failure *failure) {
@@ -266,6 +284,8 @@ static enum td_err take_options(struct td_runtime *rt, const struct td_options *
     if (!rt->data_dir)
         return td_error_set(e, TD_ERR_CONFIG, "data_dir: HOME is not set");
     rt->listen_config = td_config_ref(rt->config);
+    rt->options.log = o->log;
+    set_log_level(rt);
     return TD_OK;
 }
 
@@ -420,7 +440,8 @@ void td_listen_settings_get(struct td_runtime *rt, struct td_listen_settings *ou
                                        .body_bytes_max = l->body_bytes_max,
                                        .connections_max = l->connections_max,
                                        .connections_per_peer_max = l->connections_per_peer_max,
-                                       .data_dir = rt->data_dir};
+                                       .data_dir = rt->data_dir,
+                                       .drain_ms = rt->listen_config->drain_ms};
     if (l->unix_path.n) {
         snprintf(rt->bound_address, sizeof rt->bound_address, "unix:%.*s", TD_STR_ARG(l->unix_path));
         out->address = rt->bound_address;

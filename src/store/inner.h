@@ -85,8 +85,9 @@ struct td_store {
     struct td_db writer;
     struct td_chain row_chain, receipt_chain;
     struct td_rollup rollup;
-    uint64_t retry_at_ns, gather_until_ns, rollup_at_ns;
+    uint64_t retry_at_ns, gather_until_ns, rollup_at_ns, noted_at_ns;
     int wal_pages;
+    bool noted_writable; // what the log last said
 
     struct td_counter *rows_total, *refused_total, *commits_total, *failures_total, *omitted_total;
     struct td_histogram *commit_us;

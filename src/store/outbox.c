@@ -220,8 +220,7 @@ static enum td_err check_move(const struct found *f, const struct move *v, struc
     if (!td_outbox_move_is_legal(v->m.from, v->m.to))
         return td_error_set(e, TD_ERR_USAGE, "an entry cannot go from %s to %s", td_outbox_state_word(v->m.from),
                             td_outbox_state_word(v->m.to));
-    if ((v->m.to == TD_OUTBOX_ANSWERED_LOCALLY && !local) || (v->m.to == TD_OUTBOX_QUEUED && local) ||
-        (v->m.to == TD_OUTBOX_ANSWERED_BY_CLOUD && !cloud))
+    if ((v->m.to == TD_OUTBOX_ANSWERED_LOCALLY && !local) || (v->m.to == TD_OUTBOX_ANSWERED_BY_CLOUD && !cloud))
         return td_error_set(e, TD_ERR_USAGE, "the state %s does not fit the answers there are",
                             td_outbox_state_word(v->m.to));
     if (v->m.to == TD_OUTBOX_RECONCILED &&
@@ -292,14 +291,28 @@ static enum td_err put_event(struct td_db *db, struct td_str tenant, struct td_s
     return td_db_done(db, s, "writing an event", e);
 }
 
+// A local answer can come after replay has taken its entry: it is kept with it, and the state stays what it is.
+static bool comes_late(const struct found *f, const struct move *v) {
+    return v->m.from == TD_OUTBOX_QUEUED && v->m.to == TD_OUTBOX_ANSWERED_LOCALLY && v->local.body.n && !f->has_local &&
+           (f->state == TD_OUTBOX_INTENT_SENT || f->state == TD_OUTBOX_ANSWERED_BY_CLOUD ||
+            f->state == TD_OUTBOX_RECONCILED);
+}
+
 static enum td_err run_move(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
-    const struct move *v = arg;
+    struct move *v = arg;
     struct found f;
     (void)store;
     enum td_err err = find_entry(db, v->id, &f, e);
     if (err != TD_OK)
         return err;
-    err = check_move(&f, v, e);
+    if (comes_late(&f, v)) {
+        v->m = (struct td_outbox_move){.from = f.state, .to = f.state};
+        v->event = (struct td_outbox_event){0};
+    } else {
+        if (v->m.to == TD_OUTBOX_QUEUED && f.has_local)
+            v->m.to = TD_OUTBOX_ANSWERED_LOCALLY; // waiting again, with the answer it has by now
+        err = check_move(&f, v, e);
+    }
     if (err == TD_OK)
         err = put_state(db, v, e);
     if (err == TD_OK)

@@ -95,7 +95,9 @@ struct td_outbox_move {
     enum td_err error;
     const struct td_outbox_event *event;
 };
-// TD_ERR_NOT_FOUND; TD_ERR_USAGE: it is not in `from`, or there is no such arrow. Then nothing has changed.
+// TD_ERR_NOT_FOUND; TD_ERR_USAGE: it is not in `from`, or there is no such arrow. Then nothing has changed. Two moves
+// give way to what happened meanwhile: back to QUEUED becomes ANSWERED_LOCALLY where there is a local answer, and from
+// QUEUED to ANSWERED_LOCALLY only adds the answer where replay has taken the entry already.
 enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struct td_outbox_move *move,
                            const struct td_ack *ack, struct td_error *e) TD_MUST_USE;
 // A person's "try again now": EXPIRED, REJECTED back to waiting with a new expiry; waiting ones lose their delay.

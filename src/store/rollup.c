@@ -141,8 +141,8 @@ static struct td_rollup_entry *find(struct td_rollup *r, int64_t hour, struct td
     X(degraded)                                                                                                        \
     X(damaged)                                                                                                         \
     X(prompt_tokens)                                                                                                   \
-    X(completion_tokens) X(cached_tokens) X(reasoning_tokens) X(delivered_prompt_tokens)                               \
-        X(delivered_completion_tokens) X(bytes_out)
+    X(completion_tokens)                                                                                               \
+    X(cached_tokens) X(reasoning_tokens) X(delivered_prompt_tokens) X(delivered_completion_tokens) X(bytes_out)
 #define ONE(name) +1
 enum { SUM_COUNT = 0 SUMS(ONE) };
 

@@ -188,7 +188,11 @@ enum td_err td_store_open(const char *data_dir, const struct td_store_options *o
 
     size_t n = strlen(data_dir);
     store->db_path = td_malloc(n + sizeof DB_NAME + 1);
-    enum td_err err = store->db_path && n ? TD_OK : td_error_set(e, TD_ERR_NOMEM, "while opening the store");
+    enum td_err err = TD_OK;
+    if (n == 0)
+        err = td_error_set(e, TD_ERR_CONFIG, "no data directory is named");
+    else if (!store->db_path)
+        err = td_error_set(e, TD_ERR_NOMEM, "while opening the store");
     if (err == TD_OK) {
         snprintf(store->db_path, n + sizeof DB_NAME + 1, "%s/" DB_NAME, data_dir);
         err = open_directory(store, data_dir, e);

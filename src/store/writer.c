@@ -17,6 +17,8 @@
 #include "loop/loop.h"
 #include "store/inner.h"
 
+#define NOTE_EVERY_NS (5 * TD_S_NS) // a store at its limit changes its mind often; the log need not hear of each
+
 void td_writer_nudge(struct td_store *store, bool urgent) {
     // One total order over `sleeping` and the journal's next number (all four accesses are sequentially consistent):
     // either we see the writer asleep, or it saw our record before it fell asleep.
@@ -208,11 +210,16 @@ static void note_state(struct td_store *store, bool refused, const struct td_err
     bool is = !refused && fill < (was ? 224 : 128);
     td_gauge_set(store->ring_gauge, fill);
     atomic_store(&store->writable, is);
-    if (was && !is)
+    uint64_t now = td_now_ns();
+    if (is == store->noted_writable || now - store->noted_at_ns < NOTE_EVERY_NS)
+        return;
+    store->noted_writable = is;
+    store->noted_at_ns = now;
+    if (is)
+        td_log(TD_LOG_INFO, "store", NULL, "writable=true");
+    else
         td_log(TD_LOG_ERROR, "store", NULL, "while=commit writable=false err=\"%s\"",
                refused ? e->message : "the disk is too slow");
-    else if (!was && is)
-        td_log(TD_LOG_INFO, "store", NULL, "writable=true");
 }
 
 static void checkpoint(struct td_store *store) {
@@ -321,6 +328,7 @@ enum td_err td_writer_start(struct td_store *store, struct td_error *e) {
     sqlite3_wal_hook(store->writer.c, on_wal, store);
     store->rollup_at_ns = td_now_ns();
     atomic_store(&store->writable, true);
+    store->noted_writable = true;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); // signals are the program's affair, not this thread's
     int rc = pthread_create(&store->thread, NULL, writer_main, store);

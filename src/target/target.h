@@ -54,7 +54,8 @@ struct td_target {
     double quality;           // prior 0..1
     struct td_str class_name; // capability class: small, medium, large, reasoning, command
     enum td_model_class model_class;
-    uint32_t latency_ms; // prior of time to first token; 0 by tier
+    struct td_str declines; // the whole answer by which the model says "not for me"; "" it never does
+    uint32_t latency_ms;    // prior of time to first token; 0 by tier
     struct td_timeouts timeouts;
     struct td_str *fallback; // names that may follow when this target is pinned
     uint32_t fallback_count;

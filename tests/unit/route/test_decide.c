@@ -55,6 +55,7 @@ enum { STAR, LAP, RACK, US, EU, OPEN };
 #define END }
 
 CHANGE(as_it_is) END CHANGE(command) f->features = TD_FEATURE_COMMAND;
+f->has_tools = true;
 f->words = 5;
 f->difficulty_ppm = 100000;
 f->output_tokens = 60;

@@ -177,6 +177,30 @@ static void an_entry_walks_the_whole_way(void **state) {
     assert_int_not_equal(system(command), 0);
 }
 
+static void a_local_answer_that_comes_late_is_kept(void **state) {
+    (void)state;
+    struct td_outbox_entry x = sample("E1");
+    struct td_outbox_answer local = x.local;
+    struct td_outbox_move answered = {.from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_ANSWERED_LOCALLY, .local = &local};
+    struct td_outbox_move intent = {.from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_INTENT_SENT};
+    struct td_outbox_move back = {.from = TD_OUTBOX_INTENT_SENT, .to = TD_OUTBOX_QUEUED, .attempted = true};
+    x.state = TD_OUTBOX_QUEUED;
+    x.local = (struct td_outbox_answer){0};
+    open_store(NULL);
+    assert_ok(td_outbox_add(store, &x, NULL, NULL));
+    assert_ok(td_outbox_move(store, x.id, &intent, NULL, NULL)); // replay was faster
+    assert_ok(td_outbox_move(store, x.id, &answered, NULL, NULL));
+    struct seen s = look("E1");
+    assert_int_equal(s.entry.state, TD_OUTBOX_INTENT_SENT);
+    assert_string_equal(s.local, "canary-local");
+    assert_int_equal(td_outbox_move(store, x.id, &answered, NULL, NULL), TD_ERR_USAGE); // once
+    assert_ok(td_outbox_move(store, x.id, &back, NULL, NULL));
+    s = look("E1");
+    assert_int_equal(s.entry.state, TD_OUTBOX_ANSWERED_LOCALLY);
+    assert_int_equal(s.entry.attempts, 1);
+    assert_int_equal(s.entry.bytes, x.request.n + x.context.n + local.body.n);
+}
+
 static void only_the_arrows_of_the_diagram_exist(void **state) {
     (void)state;
     static const char *const legal[] = {"queued>answered_locally",
@@ -465,6 +489,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, make_dir, drop_dir)
     const struct CMUnitTest tests[] = {
         T(an_entry_walks_the_whole_way),
+        T(a_local_answer_that_comes_late_is_kept),
         T(only_the_arrows_of_the_diagram_exist),
         T(it_is_bounded_in_entries_and_bytes),
         T(what_is_due_comes_by_priority_and_age),
