@@ -41,6 +41,7 @@ struct td_facts {
     bool revisions;          // the client understands revisions
     bool stream, fresh, queue, batch, has_tools, conversation;
     uint32_t input_tokens;  // estimate
+    uint32_t tool_tokens;   // part of them: what the offered tools take
     uint32_t output_tokens; // expected
     uint32_t max_tokens;    // asked limit; 0 none
     uint32_t text_bytes, words, turns, choices;

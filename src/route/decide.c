@@ -10,7 +10,7 @@
 #define COST_HALF_NUSD 4000000.0 // and this much (0.004 USD) half of the cost weight
 #define DIFFICULTY_PENALTY 0.8   // how much of what a model lacks a hard request brings out
 #define COMMAND_WORDS_MAX 20u    // longer is no command to an assistant
-#define COMMAND_TOKENS_MAX 4000u // tools and system prompt included
+#define COMMAND_TOKENS_MAX 2000u // without the tools offered; system prompt included
 #define CONTEXT_SLACK 8u         // the token estimate may be off by an eighth: the target itself counts exactly
 #define BATTERY_LOW_PERCENT 10u  // large local models would empty it
 
@@ -47,7 +47,8 @@ static bool is_command(const struct td_facts *f) {
     const uint32_t other =
         TD_FEATURE_QUESTION | TD_FEATURE_CODE | TD_FEATURE_CREATIVE | TD_FEATURE_ANALYSIS | TD_FEATURE_LONG;
     return f->kind == TD_KIND_CHAT && f->words > 0 && f->words <= COMMAND_WORDS_MAX && !(f->features & other) &&
-           f->input_tokens <= COMMAND_TOKENS_MAX && f->has_tools; // without tools there is nothing to command
+           f->input_tokens - f->tool_tokens <= COMMAND_TOKENS_MAX &&
+           f->has_tools; // without tools there is nothing to command
 }
 
 static double expected_quality(const struct decision *d, const struct td_target *t) {
@@ -163,7 +164,9 @@ static enum td_reason refuse(const struct decision *d, const struct td_target *t
         return reason;
     if (d->f->capabilities & ~(t->capabilities & ~s->capabilities_absent))
         return TD_REASON_CAPABILITY;
-    if (context && d->f->input_tokens - d->f->input_tokens / CONTEXT_SLACK >= context)
+    // A model made for commands knows its tools by heart: its template does not write them out.
+    uint32_t tokens = d->f->input_tokens - (t->model_class == TD_MODEL_COMMAND ? d->f->tool_tokens : 0);
+    if (context && tokens - tokens / CONTEXT_SLACK >= context)
         return TD_REASON_CONTEXT;
     if (over_cost(d, s, v->cost_nusd, rule))
         return TD_REASON_COST;

@@ -208,8 +208,6 @@ static void count_messages(struct counter *c, const struct td_request *r, bool s
             count_text(c, m->tool_calls[k].arguments, scan);
         }
     }
-    for (uint32_t i = 0; i < r->tool_count; i++)
-        count_json(c, r->tools[i].raw, true);
     count_text(c, r->prompt, scan);
     count_text(c, r->suffix, scan);
     for (uint32_t i = 0; i < r->input_count; i++)
@@ -232,6 +230,11 @@ static struct td_str last_user_text(const struct td_request *r, struct td_facts 
     return last;
 }
 
+// What is asked, without the tools that are offered with it: a long catalogue makes no request long.
+static uint32_t own_tokens(const struct td_facts *f) {
+    return f->input_tokens - f->tool_tokens;
+}
+
 static uint32_t difficulty_of(const struct td_facts *f) {
     uint32_t d = 100000;
     d += f->features & TD_FEATURE_QUESTION ? 250000 : 0;
@@ -242,8 +245,8 @@ static uint32_t difficulty_of(const struct td_facts *f) {
     d += f->features & TD_FEATURE_MULTI_TURN ? 50000 : 0;
     d += f->words > 30 ? 100000 : 0;
     d += f->words > 120 ? 100000 : 0;
-    d += f->input_tokens > 1500 ? 100000 : 0;
-    d += f->input_tokens > 6000 ? 150000 : 0;
+    d += own_tokens(f) > 1500 ? 100000 : 0;
+    d += own_tokens(f) > 6000 ? 150000 : 0;
     return d > 1000000 ? 1000000 : d;
 }
 
@@ -307,9 +310,13 @@ enum td_err td_facts_make(const struct td_request *r, const struct td_policy *p,
         f->data_class = in->sticky_class;
     f->data_class = td_policy_class_raise(p, f->data_class, f->labels);
 
-    f->input_tokens = whole(c.milli);
+    uint64_t own_milli = c.milli;
+    for (uint32_t i = 0; i < r->tool_count; i++)
+        count_json(&c, r->tools[i].raw, true);
+    f->tool_tokens = whole(c.milli - own_milli);
+    f->input_tokens = whole(own_milli) + f->tool_tokens;
     f->features |= shape_of(last_user_text(r, f), &f->words);
-    if (f->input_tokens > 3000 || f->max_tokens > 2000)
+    if (own_tokens(f) > 3000 || f->max_tokens > 2000)
         f->features |= TD_FEATURE_LONG;
     if (f->fresh)
         f->features |= TD_FEATURE_FRESH;

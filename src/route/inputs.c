@@ -36,6 +36,7 @@ static const struct field fact_fields[] = {
     F("has_tools", FIELD_BOOL, has_tools),
     F("conversation", FIELD_BOOL, conversation),
     F("in", FIELD_U32, input_tokens),
+    F("in_tools", FIELD_U32, tool_tokens),
     F("out", FIELD_U32, output_tokens),
     F("max", FIELD_U32, max_tokens),
     F("bytes", FIELD_U32, text_bytes),
@@ -235,9 +236,9 @@ static bool read_labels(td_json *list, const struct td_policy *p, uint32_t *labe
 
 // What no enum holds cannot have been written.
 static bool in_range(const struct td_facts *f, const struct td_world *w) {
-    return (unsigned)f->kind <= TD_KIND_EMBEDDING && (unsigned)f->data_class <= TD_CLASS_RESTRICTED &&
-           (unsigned)f->prefer <= TD_PREFER_PRIVATE && (unsigned)f->mode <= TD_MODE_HEDGE &&
-           (unsigned)w->link.forced <= TD_CONNECTIVITY_METERED;
+    return f->tool_tokens <= f->input_tokens && (unsigned)f->kind <= TD_KIND_EMBEDDING &&
+           (unsigned)f->data_class <= TD_CLASS_RESTRICTED && (unsigned)f->prefer <= TD_PREFER_PRIVATE &&
+           (unsigned)f->mode <= TD_MODE_HEDGE && (unsigned)w->link.forced <= TD_CONNECTIVITY_METERED;
 }
 
 enum td_err td_decision_inputs_read(struct td_str text, const struct td_policy *p, struct td_arena *arena,

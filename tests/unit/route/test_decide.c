@@ -49,192 +49,156 @@ struct row {
 };
 
 enum { STAR, LAP, RACK, US, EU, OPEN };
-#define CHANGE(name)                                                                                                   \
+#define CHANGE(name, ...)                                                                                              \
     static void name(struct td_facts *f, struct td_world *w, const struct td_policy *p) {                              \
-        (void)f, (void)w, (void)p;
-#define END }
+        (void)f, (void)w, (void)p;                                                                                     \
+        __VA_ARGS__                                                                                                    \
+    }
 
-CHANGE(as_it_is) END CHANGE(command) f->features = TD_FEATURE_COMMAND;
-f->has_tools = true;
-f->words = 5;
-f->difficulty_ppm = 100000;
-f->output_tokens = 60;
-END CHANGE(long_command) command(f, w, p);
-f->words = 21;
-END CHANGE(is_public) f->data_class = TD_CLASS_PUBLIC;
-END CHANGE(confidential) f->data_class = TD_CLASS_CONFIDENTIAL;
-END CHANGE(restricted) f->data_class = TD_CLASS_RESTRICTED;
-END CHANGE(phi) f->labels = TD_LABEL_PHI;
-END CHANGE(pci) f->labels = TD_LABEL_PCI;
-END CHANGE(secret) f->labels = TD_LABEL_SECRET;
-END CHANGE(unknown_label) f->labels = TD_LABEL_OTHER;
-END CHANGE(forbidden) f->labels = td_policy_label(p, TD_STR("forbidden"));
-END CHANGE(in_eu) f->residency = TD_STR("eu");
-END CHANGE(in_ch) f->residency = TD_STR("ch");
-END CHANGE(image) f->capabilities |= TD_CAP_IMAGE;
-END CHANGE(embedding) f->kind = TD_KIND_EMBEDDING;
-f->capabilities = TD_CAP_EMBEDDING;
-f->output_tokens = 0;
-f->features = 0;
-END CHANGE(embedding_down) embedding(f, w, p);
-w->targets[LAP].full = true;
-END CHANGE(big_input) f->input_tokens = 40000;
-END CHANGE(near_context) f->input_tokens = 2300;
-f->model = TD_STR("star");
-END CHANGE(fast) f->prefer = TD_PREFER_FAST;
-END CHANGE(cheap) f->prefer = TD_PREFER_CHEAP;
-END CHANGE(quality) f->prefer = TD_PREFER_QUALITY;
-END CHANGE(auto_private) f->model = TD_STR("auto:private");
-END CHANGE(aliased) f->model = TD_STR("gpt-4o");
-END CHANGE(alias_of_auto) f->model = TD_STR("assistant");
-END CHANGE(pinned) f->model = TD_STR("eu");
-END CHANGE(pinned_phi) f->model = TD_STR("us");
-f->labels = TD_LABEL_PHI;
-END CHANGE(link_down) w->link.up = false;
-END CHANGE(link_down_command) command(f, w, p);
-w->link.up = false;
-END CHANGE(forced_offline_image) f->capabilities |= TD_CAP_IMAGE;
-w->link.forced = TD_CONNECTIVITY_OFFLINE;
-END CHANGE(link_down_image) f->capabilities |= TD_CAP_IMAGE;
-w->link.up = false;
-END CHANGE(metered_batch) f->batch = true;
-w->link.metered = true;
-END CHANGE(rack_open) w->targets[RACK].breaker = TD_BREAKER_OPEN;
-END CHANGE(half_open) w->targets[RACK].breaker = TD_BREAKER_HALF_OPEN;
-END CHANGE(half_open_probe) w->targets[RACK].breaker = TD_BREAKER_HALF_OPEN;
-w->targets[RACK].probe_ok = true;
-END CHANGE(ramp_out) w->targets[RACK].ramp_ppm = 100000;
-f->draw = 100000;
-END CHANGE(ramp_in) w->targets[RACK].ramp_ppm = 100000;
-f->draw = 99999;
-END CHANGE(last_open) f->capabilities |= TD_CAP_IMAGE;
-w->targets[US].breaker = TD_BREAKER_OPEN;
-END CHANGE(last_retry_after) f->capabilities |= TD_CAP_IMAGE;
-w->targets[US].retry_after_ms = 3000;
-END CHANGE(rack_full) w->targets[RACK].full = true;
-END CHANGE(not_ready) w->targets[LAP].ready = false;
-f->labels = TD_LABEL_SECRET;
-END CHANGE(hot) w->device.hot = true;
-f->labels = TD_LABEL_SECRET;
-END CHANGE(low_battery) w->device.battery_percent = 20;
-f->labels = TD_LABEL_SECRET;
-END CHANGE(deadline) f->deadline_ms = 150;
-END CHANGE(impossible_deadline) f->deadline_ms = 10;
-END CHANGE(ceiling) f->max_cost_nusd = 2000000;
-f->prefer = TD_PREFER_QUALITY;
-END CHANGE(zero_budget) f->budget_left_nusd = 0;
-f->prefer = TD_PREFER_QUALITY;
-END CHANGE(target_budget) w->targets[US].budget_left_nusd = 100;
-w->targets[EU].budget_left_nusd = 100;
-f->prefer = TD_PREFER_QUALITY;
-END CHANGE(thrifty) f->tenant = TD_STR("cheap");
-f->prefer = TD_PREFER_QUALITY;
-END CHANGE(clinic) f->tenant = TD_STR("clinic");
-END CHANGE(guest) f->tenant = TD_STR("guest");
-END CHANGE(guest_escapes) f->tenant = TD_STR("clinic");
-f->residency = TD_STR("us");
-END CHANGE(chain) f->tiers_allowed = 1 << TD_TIER_DEVICE;
-END CHANGE(wish_single) f->mode = TD_MODE_SINGLE;
-END CHANGE(wish_cascade) f->mode = TD_MODE_CASCADE;
-END CHANGE(wish_progressive) f->mode = TD_MODE_PROGRESSIVE;
-f->revisions = true;
-END CHANGE(progressive_unaware) f->mode = TD_MODE_PROGRESSIVE;
-END CHANGE(rule_progressive_unaware) f->tenant = TD_STR("editor");
-END CHANGE(rule_progressive_aware) f->tenant = TD_STR("editor");
-f->revisions = true;
-END CHANGE(wish_hedge) f->mode = TD_MODE_HEDGE;
-w->targets[RACK].ttft_ms_p50 = 100;
-w->targets[RACK].ttft_ms_p95 = 333;
-END CHANGE(wish_hedge_metered) wish_hedge(f, w, p);
-w->link.metered = true;
-END CHANGE(cascade_of_choices) command(f, w, p);
-f->choices = 2;
-f->capabilities |= TD_CAP_CHOICES;
-END CHANGE(slow_rack) w->targets[RACK].ttft_ms_p50 = 30000;
-END CHANGE(queued_rack) f->labels = TD_LABEL_PHI;
-w->targets[LAP].active = 4;
-w->targets[LAP].queued = 20;
-w->targets[RACK].ttft_ms_p50 = 50;
-END
+CHANGE(as_it_is, )
+CHANGE(command, f->features = TD_FEATURE_COMMAND; f->has_tools = true; f->words = 5; f->difficulty_ppm = 100000; f->output_tokens = 60;)
+CHANGE(long_command, command(f, w, p); f->words = 21;)
+CHANGE(is_public, f->data_class = TD_CLASS_PUBLIC;)
+CHANGE(confidential, f->data_class = TD_CLASS_CONFIDENTIAL;)
+CHANGE(restricted, f->data_class = TD_CLASS_RESTRICTED;)
+CHANGE(phi, f->labels = TD_LABEL_PHI;)
+CHANGE(pci, f->labels = TD_LABEL_PCI;)
+CHANGE(secret, f->labels = TD_LABEL_SECRET;)
+CHANGE(unknown_label, f->labels = TD_LABEL_OTHER;)
+CHANGE(forbidden, f->labels = td_policy_label(p, TD_STR("forbidden"));)
+CHANGE(in_eu, f->residency = TD_STR("eu");)
+CHANGE(in_ch, f->residency = TD_STR("ch");)
+CHANGE(image, f->capabilities |= TD_CAP_IMAGE;)
+CHANGE(embedding, f->kind = TD_KIND_EMBEDDING; f->capabilities = TD_CAP_EMBEDDING; f->output_tokens = 0; f->features = 0;)
+CHANGE(embedding_down, embedding(f, w, p); w->targets[LAP].full = true;)
+CHANGE(big_input, f->input_tokens = 40000;)
+CHANGE(catalogue, command(f, w, p); f->input_tokens = 12000; f->tool_tokens = 11950; f->capabilities |= TD_CAP_TOOLS;)
+CHANGE(near_context, f->input_tokens = 2300; f->model = TD_STR("star");)
+CHANGE(fast, f->prefer = TD_PREFER_FAST;)
+CHANGE(cheap, f->prefer = TD_PREFER_CHEAP;)
+CHANGE(quality, f->prefer = TD_PREFER_QUALITY;)
+CHANGE(auto_private, f->model = TD_STR("auto:private");)
+CHANGE(aliased, f->model = TD_STR("gpt-4o");)
+CHANGE(alias_of_auto, f->model = TD_STR("assistant");)
+CHANGE(pinned, f->model = TD_STR("eu");)
+CHANGE(pinned_phi, f->model = TD_STR("us"); f->labels = TD_LABEL_PHI;)
+CHANGE(link_down, w->link.up = false;)
+CHANGE(link_down_command, command(f, w, p); w->link.up = false;)
+CHANGE(forced_offline_image, f->capabilities |= TD_CAP_IMAGE; w->link.forced = TD_CONNECTIVITY_OFFLINE;)
+CHANGE(link_down_image, f->capabilities |= TD_CAP_IMAGE; w->link.up = false;)
+CHANGE(metered_batch, f->batch = true; w->link.metered = true;)
+CHANGE(rack_open, w->targets[RACK].breaker = TD_BREAKER_OPEN;)
+CHANGE(half_open, w->targets[RACK].breaker = TD_BREAKER_HALF_OPEN;)
+CHANGE(half_open_probe, w->targets[RACK].breaker = TD_BREAKER_HALF_OPEN; w->targets[RACK].probe_ok = true;)
+CHANGE(ramp_out, w->targets[RACK].ramp_ppm = 100000; f->draw = 100000;)
+CHANGE(ramp_in, w->targets[RACK].ramp_ppm = 100000; f->draw = 99999;)
+CHANGE(last_open, f->capabilities |= TD_CAP_IMAGE; w->targets[US].breaker = TD_BREAKER_OPEN;)
+CHANGE(last_retry_after, f->capabilities |= TD_CAP_IMAGE; w->targets[US].retry_after_ms = 3000;)
+CHANGE(rack_full, w->targets[RACK].full = true;)
+CHANGE(not_ready, w->targets[LAP].ready = false; f->labels = TD_LABEL_SECRET;)
+CHANGE(hot, w->device.hot = true; f->labels = TD_LABEL_SECRET;)
+CHANGE(low_battery, w->device.battery_percent = 20; f->labels = TD_LABEL_SECRET;)
+CHANGE(deadline, f->deadline_ms = 150;)
+CHANGE(impossible_deadline, f->deadline_ms = 10;)
+CHANGE(ceiling, f->max_cost_nusd = 2000000; f->prefer = TD_PREFER_QUALITY;)
+CHANGE(zero_budget, f->budget_left_nusd = 0; f->prefer = TD_PREFER_QUALITY;)
+CHANGE(target_budget, w->targets[US].budget_left_nusd = 100; w->targets[EU].budget_left_nusd = 100; f->prefer = TD_PREFER_QUALITY;)
+CHANGE(thrifty, f->tenant = TD_STR("cheap"); f->prefer = TD_PREFER_QUALITY;)
+CHANGE(clinic, f->tenant = TD_STR("clinic");)
+CHANGE(guest, f->tenant = TD_STR("guest");)
+CHANGE(guest_escapes, f->tenant = TD_STR("clinic"); f->residency = TD_STR("us");)
+CHANGE(chain, f->tiers_allowed = 1 << TD_TIER_DEVICE;)
+CHANGE(wish_single, f->mode = TD_MODE_SINGLE;)
+CHANGE(wish_cascade, f->mode = TD_MODE_CASCADE;)
+CHANGE(wish_progressive, f->mode = TD_MODE_PROGRESSIVE; f->revisions = true;)
+CHANGE(progressive_unaware, f->mode = TD_MODE_PROGRESSIVE;)
+CHANGE(rule_progressive_unaware, f->tenant = TD_STR("editor");)
+CHANGE(rule_progressive_aware, f->tenant = TD_STR("editor"); f->revisions = true;)
+CHANGE(wish_hedge, f->mode = TD_MODE_HEDGE; w->targets[RACK].ttft_ms_p50 = 100; w->targets[RACK].ttft_ms_p95 = 333;)
+CHANGE(wish_hedge_metered, wish_hedge(f, w, p); w->link.metered = true;)
+CHANGE(cascade_of_choices, command(f, w, p); f->choices = 2; f->capabilities |= TD_CAP_CHOICES;)
+CHANGE(slow_rack, w->targets[RACK].ttft_ms_p50 = 30000;)
+CHANGE(queued_rack, f->labels = TD_LABEL_PHI; w->targets[LAP].active = 4; w->targets[LAP].queued = 20; w->targets[RACK].ttft_ms_p50 = 50;)
 
-    static const struct row rows[] = {
-        {"a question goes to the best that may see it", as_it_is,
+static const struct row rows[] = {
+    {"a question goes to the best that may see it", as_it_is,
          "fallback: us(chosen) eu(fallback) rack(fallback) lap(fallback) star(fallback)", "open=class"},
-        {"a command is tried on the device first", command,
+    {"a command is tried on the device first", command,
          "cascade: star(local-first) us(fallback) eu(fallback) rack(fallback) lap(fallback)", NULL},
-        {"a long text is no command", long_command, "cascade: lap(local-first) us(fallback)", NULL},
-        {"public data may go where nothing is stated", is_public,
+    {"a long text is no command", long_command, "cascade: lap(local-first) us(fallback)", NULL},
+    {"public data may go where nothing is stated", is_public,
          "fallback: us(chosen) eu(fallback) rack(fallback) open(fallback) lap(fallback)", "star=ranked-out"},
-        {"confidential stays where it is cleared", confidential,
+    {"confidential stays where it is cleared", confidential,
          "fallback: eu(chosen) rack(fallback) lap(fallback) star(fallback)", "us=class open=class"},
-        {"restricted too", restricted, "fallback: rack(chosen) lap(fallback) star(fallback)",
+    {"restricted too", restricted, "fallback: rack(chosen) lap(fallback) star(fallback)",
          "us=class eu=class open=class"},
-        {"phi by rule", phi, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=tier eu=tier open=tier"},
-        {"a label that a target does not list", pci, "fallback: eu(chosen) lap(fallback) star(fallback)",
+    {"phi by rule", phi, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=tier eu=tier open=tier"},
+    {"a label that a target does not list", pci, "fallback: eu(chosen) lap(fallback) star(fallback)",
          "rack=label us=class"},
-        {"a label nobody knows", unknown_label, "fallback: us(chosen)", "rack=label"},
-        {"secrets stay", secret, "fallback: lap(chosen) star(fallback)", "rack=local-only us=local-only"},
-        {"a blocked request goes nowhere", forbidden, "none", "star=denied rack=denied"},
-        {"residency", in_eu, "fallback: eu(chosen) rack(fallback) lap(fallback) star(fallback)",
+    {"a label nobody knows", unknown_label, "fallback: us(chosen)", "rack=label"},
+    {"secrets stay", secret, "fallback: lap(chosen) star(fallback)", "rack=local-only us=local-only"},
+    {"a blocked request goes nowhere", forbidden, "none", "star=denied rack=denied"},
+    {"residency", in_eu, "fallback: eu(chosen) rack(fallback) lap(fallback) star(fallback)",
          "us=residency open=residency"},
-        {"residency without a rule", in_ch, "fallback: lap(chosen) star(fallback)", "rack=residency us=residency"},
-        {"only one can see images", image, "single: us(chosen)", "star=capability eu=capability"},
-        {"embeddings never change the model", embedding, "single: lap(chosen)", "rack=other-model us=capability"},
-        {"not even when it is down", embedding_down, "none", "lap=overloaded rack=other-model"},
-        {"a context that holds it", big_input, "fallback: us(chosen) eu(fallback)",
+    {"residency without a rule", in_ch, "fallback: lap(chosen) star(fallback)", "rack=residency us=residency"},
+    {"only one can see images", image, "single: us(chosen)", "star=capability eu=capability"},
+    {"embeddings never change the model", embedding, "single: lap(chosen)", "rack=other-model us=capability"},
+    {"not even when it is down", embedding_down, "none", "lap=overloaded rack=other-model"},
+    {"a context that holds it", big_input, "fallback: us(chosen) eu(fallback)",
          "star=context lap=context rack=context"},
-        {"estimates have slack", near_context, "single: star(pinned)", NULL},
-        {"fast", fast, "fallback: rack(chosen)", NULL},
-        {"cheap", cheap, "fallback: rack(chosen) lap(fallback)", NULL},
-        {"quality", quality, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
-        {"private", auto_private, "fallback: lap(chosen) star(fallback) rack(fallback)", NULL},
-        {"an alias pins", aliased, "fallback: us(pinned) eu(fallback) star(fallback)",
+    {"a long catalogue makes no command long", catalogue, "cascade: star(local-first)", "lap=context"},
+    {"estimates have slack", near_context, "single: star(pinned)", NULL},
+    {"fast", fast, "fallback: rack(chosen)", NULL},
+    {"cheap", cheap, "fallback: rack(chosen) lap(fallback)", NULL},
+    {"quality", quality, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
+    {"private", auto_private, "fallback: lap(chosen) star(fallback) rack(fallback)", NULL},
+    {"an alias pins", aliased, "fallback: us(pinned) eu(fallback) star(fallback)",
          "rack=not-pinned lap=not-pinned"},
-        {"an alias may stand for auto", alias_of_auto, "fallback: lap(chosen)", NULL},
-        {"a pinned target without a list stands alone", pinned, "single: eu(pinned)", "us=not-pinned"},
-        {"policy binds a pinned request", pinned_phi, "single: star(fallback)", "us=tier eu=tier rack=not-pinned"},
-        {"no network", link_down, "fallback: lap(offline) star(fallback)", "rack=no-link us=no-link"},
-        {"no network, a command", link_down_command, "cascade: star(local-first) lap(fallback)", "rack=no-link"},
-        {"offline by order is final", forced_offline_image, "none", "us=no-link"},
-        {"no network but no other way", link_down_image, "single: us(chosen)", NULL},
-        {"background work avoids a metered link", metered_batch, "fallback: lap(chosen) star(fallback)",
+    {"an alias may stand for auto", alias_of_auto, "fallback: lap(chosen)", NULL},
+    {"a pinned target without a list stands alone", pinned, "single: eu(pinned)", "us=not-pinned"},
+    {"policy binds a pinned request", pinned_phi, "single: star(fallback)", "us=tier eu=tier rack=not-pinned"},
+    {"no network", link_down, "fallback: lap(offline) star(fallback)", "rack=no-link us=no-link"},
+    {"no network, a command", link_down_command, "cascade: star(local-first) lap(fallback)", "rack=no-link"},
+    {"offline by order is final", forced_offline_image, "none", "us=no-link"},
+    {"no network but no other way", link_down_image, "single: us(chosen)", NULL},
+    {"background work avoids a metered link", metered_batch, "fallback: lap(chosen) star(fallback)",
          "rack=metered us=metered"},
-        {"an open breaker", rack_open, "fallback: us(chosen)", "rack=health"},
-        {"half open without a probe to spare", half_open, "fallback: us(chosen)", "rack=health"},
-        {"half open, and this is the probe", half_open_probe, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
-        {"ramping: not this request", ramp_out, "fallback: us(chosen)", "rack=health"},
-        {"ramping: this one", ramp_in, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
-        {"the last candidate is never ejected", last_open, "single: us(chosen)", NULL},
-        {"but its own wish to rest is kept", last_retry_after, "none", "us=retry-after"},
-        {"a full queue", rack_full, "fallback: us(chosen)", "rack=overloaded"},
-        {"a model that is not there", not_ready, "single: star(chosen)", "lap=not-ready"},
-        {"small models may run hot", hot, "fallback: lap(chosen) star(fallback)", NULL},
-        {"a rule on the battery", low_battery, "single: star(chosen)", "lap=denied"},
-        {"a deadline that some can meet", deadline, "fallback: lap(chosen) star(fallback)",
+    {"an open breaker", rack_open, "fallback: us(chosen)", "rack=health"},
+    {"half open without a probe to spare", half_open, "fallback: us(chosen)", "rack=health"},
+    {"half open, and this is the probe", half_open_probe, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
+    {"ramping: not this request", ramp_out, "fallback: us(chosen)", "rack=health"},
+    {"ramping: this one", ramp_in, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
+    {"the last candidate is never ejected", last_open, "single: us(chosen)", NULL},
+    {"but its own wish to rest is kept", last_retry_after, "none", "us=retry-after"},
+    {"a full queue", rack_full, "fallback: us(chosen)", "rack=overloaded"},
+    {"a model that is not there", not_ready, "single: star(chosen)", "lap=not-ready"},
+    {"small models may run hot", hot, "fallback: lap(chosen) star(fallback)", NULL},
+    {"a rule on the battery", low_battery, "single: star(chosen)", "lap=denied"},
+    {"a deadline that some can meet", deadline, "fallback: lap(chosen) star(fallback)",
          "rack=deadline us=deadline"},
-        {"a deadline that none can meet", impossible_deadline, "none", "star=deadline us=deadline"},
-        {"a cost ceiling", ceiling, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=cost eu=cost"},
-        {"a spent budget still allows what is free", zero_budget, "fallback: rack(chosen)", "us=cost eu=cost"},
-        {"a target's own budget", target_budget, "fallback: rack(chosen)", "us=cost eu=cost"},
-        {"a rule's ceiling", thrifty, "fallback: rack(chosen)", "us=cost"},
-        {"a tenant's labels and region", clinic, "fallback: rack(chosen) lap(fallback) star(fallback)",
+    {"a deadline that none can meet", impossible_deadline, "none", "star=deadline us=deadline"},
+    {"a cost ceiling", ceiling, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=cost eu=cost"},
+    {"a spent budget still allows what is free", zero_budget, "fallback: rack(chosen)", "us=cost eu=cost"},
+    {"a target's own budget", target_budget, "fallback: rack(chosen)", "us=cost eu=cost"},
+    {"a rule's ceiling", thrifty, "fallback: rack(chosen)", "us=cost"},
+    {"a tenant's labels and region", clinic, "fallback: rack(chosen) lap(fallback) star(fallback)",
          "us=tier eu=tier"},
-        {"a tenant's list", guest, "single: star(chosen)", "lap=denied rack=denied"},
-        {"a wish does not leave the tenant's region", guest_escapes, "fallback: lap(chosen) star(fallback)",
+    {"a tenant's list", guest, "single: star(chosen)", "lap=denied rack=denied"},
+    {"a wish does not leave the tenant's region", guest_escapes, "fallback: lap(chosen) star(fallback)",
          "rack=residency"},
-        {"an earlier hop's tiers", chain, "fallback: lap(chosen) star(fallback)", "rack=tier"},
-        {"single", wish_single, "single: us(chosen)", "rack=ranked-out"},
-        {"cascade on request", wish_cascade, "cascade: lap(local-first) us(fallback)", NULL},
-        {"progressive on request", wish_progressive, "progressive: lap(draft) us(refine) eu(fallback)", NULL},
-        {"an unaware client never gets progressive", progressive_unaware, "fallback: us(chosen)", NULL},
-        {"not by rule either", rule_progressive_unaware, "cascade: lap(local-first)", NULL},
-        {"by rule where the client is aware", rule_progressive_aware, "progressive: lap(draft) us(refine)", NULL},
-        {"hedge goes to what is free", wish_hedge, "hedge: us(chosen) rack(hedge) eu(fallback)", NULL},
-        {"no hedge over a metered link", wish_hedge_metered, "fallback:", NULL},
-        {"several choices cannot be held back", cascade_of_choices, "fallback: star(chosen)", NULL},
-        {"measured latency counts", slow_rack,
+    {"an earlier hop's tiers", chain, "fallback: lap(chosen) star(fallback)", "rack=tier"},
+    {"single", wish_single, "single: us(chosen)", "rack=ranked-out"},
+    {"cascade on request", wish_cascade, "cascade: lap(local-first) us(fallback)", NULL},
+    {"progressive on request", wish_progressive, "progressive: lap(draft) us(refine) eu(fallback)", NULL},
+    {"an unaware client never gets progressive", progressive_unaware, "fallback: us(chosen)", NULL},
+    {"not by rule either", rule_progressive_unaware, "cascade: lap(local-first)", NULL},
+    {"by rule where the client is aware", rule_progressive_aware, "progressive: lap(draft) us(refine)", NULL},
+    {"hedge goes to what is free", wish_hedge, "hedge: us(chosen) rack(hedge) eu(fallback)", NULL},
+    {"no hedge over a metered link", wish_hedge_metered, "fallback:", NULL},
+    {"several choices cannot be held back", cascade_of_choices, "fallback: star(chosen)", NULL},
+    {"measured latency counts", slow_rack,
          "fallback: us(chosen) eu(fallback) lap(fallback) star(fallback) rack(fallback)", NULL},
-        {"a long queue counts", queued_rack, "fallback: rack(chosen)", NULL},
+    {"a long queue counts", queued_rack, "fallback: rack(chosen)", NULL},
 };
 
 // clang-format on

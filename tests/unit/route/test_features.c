@@ -72,6 +72,33 @@ static void tokens_are_estimated_within_reason(void **state) {
     assert_int_equal(td_tokens_estimate(TD_STR("a")), 1);
 }
 
+static void offered_tools_are_counted_apart(void **state) {
+    (void)state;
+    struct td_config *c = config_of(ONE);
+    struct td_arena a;
+    struct td_buf b;
+    struct td_tool tool = {0};
+    td_arena_init(&a, 4 << 20);
+    td_buf_init(&b, 1 << 20);
+    assert_ok(td_buf_addz(&b, "{\"function\":{\"description\":\""));
+    for (int i = 0; i < 4000; i++)
+        assert_ok(td_buf_addz(&b, "some words "));
+    assert_ok(td_buf_addz(&b, "\"}}"));
+    assert_ok(td_json_parse(&a, td_buf_str(&b), 8, &tool.raw, NULL));
+    struct td_part part = {.type = TD_PART_TEXT, .text = TD_STR("set a timer for 10 minutes")};
+    struct td_message m = {.role = TD_ROLE_USER, .parts = &part, .part_count = 1};
+    struct td_request r = {.messages = &m, .message_count = 1, .tools = &tool, .tool_count = 1, .n = 1};
+    struct td_facts_input in = {0};
+    struct td_facts f;
+    assert_ok(td_facts_make(&r, &c->policy, &in, &f));
+    assert_true(f.has_tools && f.tool_tokens > 5000 && f.input_tokens > f.tool_tokens);
+    assert_true(f.input_tokens - f.tool_tokens < 30);
+    assert_int_equal(f.features & (TD_FEATURE_COMMAND | TD_FEATURE_LONG), TD_FEATURE_COMMAND);
+    td_buf_finish(&b);
+    td_arena_finish(&a);
+    td_config_unref(c);
+}
+
 static void content_and_caller_and_conversation_add_up(void **state) {
     (void)state;
     struct td_config *c = config_of(ONE "policy: {content: {labels: {phi: {words: [diagnosis]}, project: {patterns: "
@@ -131,6 +158,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commands_are_told_from_questions),
         cmocka_unit_test(tokens_are_estimated_within_reason),
+        cmocka_unit_test(offered_tools_are_counted_apart),
         cmocka_unit_test(content_and_caller_and_conversation_add_up),
         cmocka_unit_test(labels_are_found_wherever_text_may_hide),
     };
