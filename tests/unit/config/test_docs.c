@@ -26,12 +26,12 @@ static char *read_doc(const char *name) {
 
 static void the_table_of_options_is_current(void **state) {
     (void)state;
-    char *doc = read_doc("configuration.md");
+    char *doc = read_doc("config.md");
     struct td_buf b;
     td_buf_init(&b, 1 << 18);
     assert_ok(td_config_schema_markdown(&b));
     if (!strstr(doc, td_buf_z(&b)))
-        fail_msg("docs/configuration.md is out of date; its table must be:\n%s", td_buf_z(&b));
+        fail_msg("docs/config.md is out of date; its table must be:\n%s", td_buf_z(&b));
     td_buf_finish(&b);
     free(doc);
 }
@@ -62,7 +62,7 @@ static void examples_load(const char *name, const char *before) {
 
 static void the_examples_load(void **state) {
     (void)state;
-    examples_load("configuration.md", "");
+    examples_load("config.md", "");
     examples_load("policy.md", "version: 1\ntargets: [{name: d, tier: device, provider: llama, model: /x}]\n");
 }
 
