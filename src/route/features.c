@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "privacy/content.h"
+#include "target/words.h"
 
 #define SHAPE_BYTES_MAX 8192u // of it; longer is long
 #define CUE_WORDS_MAX 64u     // of the last user message: what a request is about stands at its beginning
@@ -265,6 +266,20 @@ static uint32_t output_of(const struct td_facts *f) {
     return f->max_tokens && f->max_tokens < tokens ? f->max_tokens : tokens;
 }
 
+// The tiers that the caller, or the Tandem before this one, still allows. 0 would mean all: where nothing is left of
+// them it is a bit that no tier has.
+static uint32_t narrow_tiers(const struct td_wishes *w, uint32_t allowed) {
+    uint32_t wished = 0;
+    for (uint32_t i = 0; i < w->tier_count; i++)
+        for (int t = 0; t < TD_TIER_COUNT; t++)
+            if (td_str_is(w->tiers[i], td_tier_word((enum td_tier)t)))
+                wished |= 1u << t;
+    if (w->tier_count == 0)
+        return allowed;
+    wished &= allowed ? allowed : ~0u;
+    return wished ? wished : 1u << TD_TIER_COUNT;
+}
+
 static void take_wishes(const struct td_wishes *w, const struct td_policy *p, struct td_facts *f) {
     f->prefer = w->prefer;
     f->mode = w->mode;
@@ -277,6 +292,7 @@ static void take_wishes(const struct td_wishes *w, const struct td_policy *p, st
     f->max_cost_nusd = w->max_cost_nusd;
     f->refine_after_ms = w->refine_after_ms;
     f->data_class = w->data_class;
+    f->tiers_allowed = narrow_tiers(w, f->tiers_allowed);
     for (uint32_t i = 0; i < w->label_count; i++)
         f->labels |= td_policy_label(p, w->labels[i]);
 }

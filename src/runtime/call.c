@@ -116,7 +116,10 @@ static void narrow(struct td_call *call) {
     f->labels |= r->labels;
     if (!f->residency.n)
         f->residency = r->residency;
-    f->tiers_allowed = (1u << TD_TIER_EDGE) | (1u << TD_TIER_ONPREM) | (1u << TD_TIER_CLOUD);
+    uint32_t away = (1u << TD_TIER_EDGE) | (1u << TD_TIER_ONPREM) | (1u << TD_TIER_CLOUD);
+    if (f->tiers_allowed) // what the caller allowed stays; 0 would mean all
+        away = away & f->tiers_allowed ? away & f->tiers_allowed : 1u << TD_TIER_COUNT;
+    f->tiers_allowed = away;
     f->mode = TD_MODE_FALLBACK;
     f->revisions = f->queue = false;
     f->deadline_ms = r->deadline_ms;

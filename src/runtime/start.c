@@ -130,6 +130,33 @@ static bool upstream_streams(const struct td_call *call, const struct td_target 
            (call->request.stream || call->plan->mode != TD_MODE_SINGLE || target->provider == TD_PROVIDER_LLAMA);
 }
 
+// What the next Tandem must hold to: the effective values, which may be stricter than what the caller said. A request
+// that has passed too many Tandems goes to no further one.
+static enum td_err chain_wishes(const struct td_call *call, struct td_wishes *w) {
+    const struct td_plan *plan = call->plan;
+    const struct td_policy *policy = &call->config->policy;
+    *w = call->request.wishes;
+    if (++w->hops > TD_HOPS_MAX)
+        return TD_ERR_FORBIDDEN;
+    if (plan->data_class > w->data_class)
+        w->data_class = plan->data_class;
+    for (uint32_t bit = 0; bit < policy->label_count && bit < TD_LABELS_MAX; bit++) {
+        bool known = !(plan->labels >> bit & 1) || policy->labels[bit].n == 0;
+        for (uint32_t i = 0; !known && i < w->label_count; i++)
+            known = td_str_eq(w->labels[i], policy->labels[bit]);
+        if (!known && w->label_count == TD_LABELS_MAX)
+            return TD_ERR_FORBIDDEN; // what cannot be said cannot be enforced there
+        if (!known)
+            w->labels[w->label_count++] = policy->labels[bit];
+    }
+    w->residency = plan->residency;
+    if (plan->deadline_ms) {
+        uint64_t spent_ms = (td_now_ns() - call->arrival_ns) / TD_MS_NS;
+        w->deadline_ms = plan->deadline_ms > spent_ms ? plan->deadline_ms - spent_ms : 1;
+    }
+    return TD_OK;
+}
+
 static enum td_err serialise(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
     struct td_write_spec spec = {
         .model = target->provider == TD_PROVIDER_LLAMA ? target->name : target->model,
@@ -139,7 +166,14 @@ static enum td_err serialise(struct td_call *call, struct td_slot *slot, const s
         .max_tokens = slot->start.max_tokens,
         .want_logprobs = slot->start.want_tokens && target->provider == TD_PROVIDER_LLAMA,
     };
+    struct td_wishes chain;
     td_buf_clear(&slot->body);
+    if (target->provider == TD_PROVIDER_TANDEM) {
+        enum td_err err = chain_wishes(call, &chain);
+        if (err != TD_OK)
+            return err;
+        spec.chain = &chain;
+    }
     return td_dialect_ops(TD_DIALECT_OPENAI)->write_request(&call->request, &spec, &slot->body);
 }
 

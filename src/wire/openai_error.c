@@ -20,12 +20,15 @@ int td_openai_status(enum td_err err) {
         return 401;
     case TD_ERR_FORBIDDEN:
     case TD_ERR_BLOCKED:
+    case TD_ERR_NO_TARGET: // by policy; where waiting may help, the exchange says 503
         return 403;
     case TD_ERR_NOT_FOUND:
     case TD_ERR_MODEL_NOT_FOUND:
         return 404;
     case TD_ERR_LIMIT:
         return 413;
+    case TD_ERR_NOT_FOR_ME:
+        return 422;
     case TD_ERR_BUDGET:
     case TD_ERR_RATE:
     case TD_ERR_UPSTREAM_RATE:
@@ -43,12 +46,10 @@ int td_openai_status(enum td_err err) {
     case TD_ERR_UPSTREAM_GARBAGE:
         return 502;
     case TD_ERR_NOMEM:
-    case TD_ERR_NO_TARGET:
     case TD_ERR_OVERLOAD:
     case TD_ERR_HOST_CRASH:
     case TD_ERR_HOST_LOAD:
     case TD_ERR_HOST_MEMORY:
-    case TD_ERR_NOT_FOR_ME:
     case TD_ERR_LEDGER:
     case TD_ERR_LOCKED:
         return 503;

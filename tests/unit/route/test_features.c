@@ -128,6 +128,24 @@ static void content_and_caller_and_conversation_add_up(void **state) {
     td_config_unref(c);
 }
 
+static void tiers_of_a_wish_narrow(void **state) {
+    (void)state;
+    struct td_config *c = config_of(ONE);
+    struct td_wishes w = {.max_cost_nusd = -1};
+    assert_int_equal(facts_of(c, "hi", &w).tiers_allowed, 0);
+    w.tiers[w.tier_count++] = TD_STR("device");
+    w.tiers[w.tier_count++] = TD_STR("onprem");
+    assert_int_equal(facts_of(c, "hi", &w).tiers_allowed, 1u << TD_TIER_DEVICE | 1u << TD_TIER_ONPREM);
+    w.tier_count = 1;
+    struct td_request r = {.n = 1, .wishes = w};
+    struct td_facts_input in = {.budget_left_nusd = INT64_MAX, .tiers_allowed = 1u << TD_TIER_CLOUD};
+    struct td_facts f;
+    assert_ok(td_facts_make(&r, &c->policy, &in, &f));
+    assert_int_equal(f.tiers_allowed & ((1u << TD_TIER_COUNT) - 1), 0); // nothing in common
+    assert_int_not_equal(f.tiers_allowed, 0);                           // and not: all
+    td_config_unref(c);
+}
+
 static void labels_are_found_wherever_text_may_hide(void **state) {
     (void)state;
     static const char *const bodies[] = {
@@ -160,6 +178,7 @@ int main(void) {
         cmocka_unit_test(tokens_are_estimated_within_reason),
         cmocka_unit_test(offered_tools_are_counted_apart),
         cmocka_unit_test(content_and_caller_and_conversation_add_up),
+        cmocka_unit_test(tiers_of_a_wish_narrow),
         cmocka_unit_test(labels_are_found_wherever_text_may_hide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
