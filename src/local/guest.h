@@ -39,6 +39,8 @@ void td_manager_suspect(struct td_manager *m, struct td_guest *guest, uint64_t p
 void td_manager_condemn(struct td_manager *m, struct td_guest *guest);
 // The worker's connection to the guest, given away once: -1 afterwards.
 int td_guest_connection(struct td_manager *m, struct td_guest *guest, unsigned worker);
+// Back again, unused; -1 does nothing.
+void td_guest_return(struct td_manager *m, struct td_guest *guest, unsigned worker, int fd);
 void td_guest_hold(struct td_manager *m, struct td_guest *guest);
 void td_guest_drop(struct td_manager *m, struct td_guest *guest);
 

@@ -458,22 +458,21 @@ static struct link *find_link(struct td_local *local, struct td_guest *guest) {
     for (struct link *link = local->links; link; link = link->next)
         if (link->guest == guest && !link->broken)
             return link;
-    int fd = td_guest_connection(local->manager, guest, local->worker);
-    struct link *link = fd < 0 ? NULL : td_calloc(1, sizeof *link);
-    if (!link) {
-        if (fd >= 0)
-            close(fd);
+    struct link *link = td_calloc(1, sizeof *link);
+    int fd = link ? td_guest_connection(local->manager, guest, local->worker) : -1;
+    struct td_watch *watch = fd >= 0 ? td_watch_create(local->loop, fd, on_link, link) : NULL;
+    if (!watch || td_watch_set(watch, TD_WATCH_READ) != TD_OK) {
+        // Without memory the connection goes back, and another try follows soon.
+        td_watch_destroy(watch);
+        td_guest_return(local->manager, guest, local->worker, fd);
+        td_free(link);
+        td_timer_arm(local->sweeper, 50);
         return NULL;
     }
-    *link = (struct link){.next = local->links, .local = local, .guest = guest, .fd = fd, .next_id = 1};
+    *link = (struct link){.next = local->links, .local = local, .guest = guest, .fd = fd, .watch = watch, .next_id = 1};
     td_buf_init(&link->in, TD_HOST_FRAME_BYTES_MAX + READ_BYTES * 2);
     td_buf_init(&link->out, 4ull * TD_HOST_FRAME_BYTES_MAX);
     td_guest_hold(local->manager, guest);
-    link->watch = td_watch_create(local->loop, fd, on_link, link);
-    if (!link->watch || td_watch_set(link->watch, TD_WATCH_READ) != TD_OK) {
-        free_link(link);
-        return NULL;
-    }
     local->links = link;
     return link;
 }

@@ -94,7 +94,7 @@ struct td_manager {
     struct hub *hub;
     pthread_t thread;
     int wake_fd;
-    bool stopping;
+    bool stopping, note_again;
     char *host_path;
     unsigned worker_count;
     uint64_t memory_bytes_max;
@@ -148,15 +148,19 @@ static void note_workers(struct td_manager *m) {
     pthread_mutex_lock(&hub->lock);
     for (unsigned i = 0; i < m->worker_count; i++) {
         struct worker *w = &hub->workers[i];
-        struct note *note = w->fn && !w->noted ? td_malloc(sizeof *note) : NULL;
-        if (!note)
+        if (!w->fn || w->noted)
             continue;
-        *note = (struct note){hub, i};
-        w->noted = td_loop_post(w->loop, on_note, note) == TD_OK;
-        if (w->noted)
+        struct note *note = td_malloc(sizeof *note);
+        if (note) {
+            *note = (struct note){hub, i};
+            w->noted = td_loop_post(w->loop, on_note, note) == TD_OK;
+        }
+        if (w->noted) {
             hub->counts++;
-        else
+        } else {
             td_free(note);
+            m->note_again = true; // no memory now: the thread tries again soon, or attempts would wait for ever
+        }
     }
     pthread_mutex_unlock(&hub->lock);
 }
@@ -416,6 +420,15 @@ static uint32_t context_of(const struct td_model *model, const struct td_gguf *i
     return wanted < info->context ? wanted : info->context;
 }
 
+// What the file promises; the guest says later what is true.
+static uint32_t capabilities_of(const struct td_gguf *info) {
+    if (info->embeds_only)
+        return TD_CAP_EMBEDDING;
+    uint32_t c = TD_CAP_COMPLETION | TD_CAP_EMBEDDING | TD_CAP_LOGPROBS | TD_CAP_CHOICES | TD_CAP_CHAT | TD_CAP_JSON |
+                 TD_CAP_JSON_SCHEMA | TD_CAP_CONTINUE;
+    return c | (info->template_tools ? TD_CAP_TOOLS : 0) | (info->infill ? TD_CAP_INFILL : 0);
+}
+
 static enum td_err look_at(const char *path, int *file, struct td_gguf *info, struct td_error *e) {
     *file = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (*file < 0)
@@ -469,6 +482,8 @@ static void try_start(struct td_manager *m, struct td_model *model) {
     pthread_mutex_lock(&m->lock);
     if (!err) {
         model->memory_bytes = need;
+        if (!model->capabilities)
+            model->capabilities = capabilities_of(&info);
         if (!model->load_ms)
             model->load_ms = (uint32_t)(info.file_bytes / GUEST_BYTES_PER_MS) + 50;
         err = make_room(m, model, need);
@@ -621,6 +636,10 @@ static int check_all(struct td_manager *m) {
     uint64_t now = td_now_ns();
     int turn_ms = m->hang_ms_max / 4 < 500 ? (int)m->hang_ms_max / 4 + 1 : 500;
     int sleep_ms = m->guests ? turn_ms : -1;
+    if (m->note_again) {
+        m->note_again = false;
+        note_workers(m);
+    }
     for (struct td_guest *g = m->guests; g; g = g->next)
         check_guest(m, g, now);
     for (struct td_model *model = m->models; model; model = model->next) {
@@ -634,7 +653,7 @@ static int check_all(struct td_manager *m) {
         if (!model->loading && (model->waiting || model->preload || model->swap))
             sleep_ms = 50;
     }
-    return m->guests && sleep_ms < 0 ? turn_ms : sleep_ms;
+    return m->note_again ? 50 : sleep_ms;
 }
 
 static void *run(void *arg) {
@@ -842,6 +861,14 @@ int td_guest_connection(struct td_manager *m, struct td_guest *guest, unsigned w
     guest->connections[worker] = -1;
     pthread_mutex_unlock(&m->lock);
     return fd;
+}
+
+void td_guest_return(struct td_manager *m, struct td_guest *guest, unsigned worker, int fd) {
+    if (fd < 0)
+        return;
+    pthread_mutex_lock(&m->lock);
+    guest->connections[worker] = fd;
+    pthread_mutex_unlock(&m->lock);
 }
 
 void td_guest_hold(struct td_manager *m, struct td_guest *guest) {

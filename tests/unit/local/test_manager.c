@@ -443,6 +443,39 @@ static void guests_go_with_the_house(void **state) {
     assert_true(process_gone(pid));
 }
 
+// Every allocation of the house fails once: the attempt ends with an answer or a typed error, and the next one works.
+static void an_allocation_that_fails_costs_one_attempt(void **state) {
+    (void)state;
+    struct ask a;
+    unsigned failed = 0;
+    open_house((struct td_manager_options){0});
+    for (uint64_t n = 1; n < 90; n++) {
+        if (n % 9 == 0) { // those of starting a guest, too
+            struct td_target t = {.model = td_str_of(tiny), .parallel = 4, .context = 512};
+            int pid = house_status(&h, &t).pid;
+            if (pid)
+                kill(pid, SIGKILL);
+            house_until(&h, house_status(&h, &t).pid != pid, 2000);
+        }
+        ask_open(&a, &h, tiny, TD_KIND_COMPLETION, "{\"prompt\":\"x\",\"max_tokens\":3,\"temperature\":0}");
+        td_alloc_fail_at(n);
+        bool ended = ask_all(&a, 5000);
+        td_alloc_fail_at(0);
+        if (!ended)
+            fail_msg("allocation %u: the attempt never ends", (unsigned)n);
+        assert_true(a.ends == 1 || !a.attempt);
+        failed += a.error != TD_OK;
+        ask_close(&a);
+        house_until(&h, false, 1);
+    }
+    assert_true(failed > 3);
+    house_until(&h, false, 600); // the pause after a failed load
+    ask_short(&a, tiny, 512);
+    assert_int_equal(a.error, TD_OK);
+    ask_close(&a);
+    house_close(&h);
+}
+
 static void a_missing_program_or_file_is_a_load_error(void **state) {
     (void)state;
     struct ask a;
@@ -458,7 +491,9 @@ static void a_missing_program_or_file_is_a_load_error(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4 || !mkdtemp(folder))
+    if (argc > 4) // one test by name, for a person
+        cmocka_set_test_filter(argv[4]);
+    if (argc < 4 || !mkdtemp(folder))
         return 2;
     host = argv[1];
     tiny = argv[2];
@@ -480,6 +515,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_template_over_its_time_is_refused),
         cmocka_unit_test(the_guest_is_walled_in_and_holds_no_secret),
         cmocka_unit_test(guests_go_with_the_house),
+        cmocka_unit_test(an_allocation_that_fails_costs_one_attempt),
         cmocka_unit_test(a_missing_program_or_file_is_a_load_error),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
