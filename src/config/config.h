@@ -41,7 +41,6 @@ struct td_outbox_settings {
     uint64_t expiry_s;
     uint32_t replay_per_min; // rate of replay after reconnecting
     enum td_reconcile reconcile;
-    struct td_str webhook_url, webhook_secret_ref; // "" none
 };
 
 struct td_config {

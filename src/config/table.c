@@ -726,10 +726,6 @@ static const struct td_option ledger_rows[] = {
      "batched | before_answer | before_egress", word_durability},
     {"batch_ms", TD_OPT_U32, F(ledger_batch_ms), 1, 1000, "20", "longest time rows wait for each other"},
     {NULL}};
-static const struct td_option webhook_rows[] = {
-    {"url", TD_OPT_URL, F(outbox.webhook_url), 0, 0, NULL, "told of each later answer"},
-    {"secret", TD_OPT_SECRET, F(outbox.webhook_secret_ref), 0, 0, NULL, "signs what is sent (HMAC-SHA256)"},
-    {NULL}};
 static const struct td_option outbox_rows[] = {
     {"enabled", TD_OPT_BOOL, F(outbox.enabled), 0, 0, "true", "keep requests that deserve a better answer"},
     {"max_entries", TD_OPT_U32, F(outbox.entries_max), 1, 1000000, "1000", "kept at once"},
@@ -738,7 +734,6 @@ static const struct td_option outbox_rows[] = {
     {"replay_per_min", TD_OPT_U32, F(outbox.replay_per_min), 1, 60000, "60", "replayed after reconnecting"},
     {"reconcile", TD_OPT_WORD, F(outbox.reconcile), 0, 0, "take_better", "when two answers differ",
      "take_better | keep_local | ask", word_reconcile},
-    {"webhook", TD_OPT_SECTION, 0, 0, 0, NULL, "where later answers are announced", NULL, NULL, webhook_rows},
     {NULL}};
 const struct td_option td_config_options[] = {
     {"version", TD_OPT_CUSTOM, 0, 0, 0, NULL, "of this file's form; must be given", "1", NULL, NULL, TD_SHAPE_ONE,

@@ -23,6 +23,7 @@
     X(CAPABILITY, "capability", "it cannot do what the request needs")                                                 \
     X(OTHER_MODEL, "other-model", "embeddings of another model would not compare")                                     \
     X(CONTEXT, "context", "the input does not fit its context")                                                        \
+    X(OUTPUT, "output", "it gives no answer as long as the request allows")                                            \
     X(HEALTH, "health", "it is failing; its breaker is open")                                                          \
     X(NOT_READY, "not-ready", "it is not ready")                                                                       \
     X(NO_LINK, "no-link", "there is no network")                                                                       \

@@ -168,6 +168,8 @@ static enum td_reason refuse(const struct decision *d, const struct td_target *t
     uint32_t tokens = d->f->input_tokens - (t->model_class == TD_MODEL_COMMAND ? d->f->tool_tokens : 0);
     if (context && tokens - tokens / CONTEXT_SLACK >= context)
         return TD_REASON_CONTEXT;
+    if (t->max_output && d->f->max_tokens > t->max_output)
+        return TD_REASON_OUTPUT;
     if (over_cost(d, s, v->cost_nusd, rule))
         return TD_REASON_COST;
     if (!t->loopback && d->offline)

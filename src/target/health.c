@@ -61,7 +61,7 @@ struct td_health {
     atomic_uint count;
     struct entry *retired; // replaced by other names; somebody may still look at them
     enum td_connectivity forced;
-    bool link_up, metered;
+    bool link_up;
     uint32_t rtt_ms;
     uint64_t link_since_ns, answered_ns, link_probe_ns;
     atomic_ullong calls, hedges;
@@ -351,12 +351,6 @@ void td_health_link_result(struct td_health *h, bool up, uint32_t rtt_ms, uint64
     pthread_mutex_unlock(&h->lock);
 }
 
-void td_health_set_metered(struct td_health *h, bool metered) {
-    pthread_mutex_lock(&h->lock);
-    h->metered = metered;
-    pthread_mutex_unlock(&h->lock);
-}
-
 bool td_health_link_probe_due(struct td_health *h, uint32_t interval_ms, uint64_t now_ns) {
     pthread_mutex_lock(&h->lock);
     bool due = !h->link_up && h->forced != TD_CONNECTIVITY_OFFLINE &&
@@ -534,7 +528,6 @@ void td_health_world(struct td_health *h, const struct td_target *targets, uint3
     }
     pthread_mutex_lock(&h->lock);
     out->link.up = h->link_up;
-    out->link.metered = h->metered;
     out->link.rtt_ms = h->rtt_ms;
     out->link.forced = h->forced;
     pthread_mutex_unlock(&h->lock);

@@ -65,7 +65,6 @@ void td_health_set_model(struct td_health *health, const struct td_target *targe
 // Connectivity: forced by the configuration, or sensed from attempts and probes.
 void td_health_force_link(struct td_health *health, enum td_connectivity connectivity);
 void td_health_link_result(struct td_health *health, bool up, uint32_t rtt_ms, uint64_t now_ns);
-void td_health_set_metered(struct td_health *health, bool metered);
 // True at most once per interval while the link is down and not forced: send a light probe now.
 bool td_health_link_probe_due(struct td_health *health, uint32_t interval_ms, uint64_t now_ns);
 // True where the link is (or is forced) up; *since_ns when that last changed.

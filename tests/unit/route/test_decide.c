@@ -25,7 +25,7 @@
     "eu-west,\n"                                                                                                       \
     "     clearance: confidential, price: {input: 3, output: 12}, quality: 0.9, context: 128000}\n"                    \
     "  - {name: open, tier: cloud, provider: openai, model: any, base_url: 'https://any.example.com/v1',\n"            \
-    "     price: {input: 0.1, output: 0.4}, quality: 0.6}\n"                                                           \
+    "     price: {input: 0.1, output: 0.4}, quality: 0.6, max_output: 4096}\n"                                         \
     "aliases: {gpt-4o: us, assistant: 'auto:private'}\n"
 
 #define RULES                                                                                                          \
@@ -56,7 +56,8 @@ enum { STAR, LAP, RACK, US, EU, OPEN };
     }
 
 CHANGE(as_it_is, )
-CHANGE(command, f->features = TD_FEATURE_COMMAND; f->has_tools = true; f->words = 5; f->difficulty_ppm = 100000; f->output_tokens = 60;)
+CHANGE(command, f->features = TD_FEATURE_COMMAND; f->has_tools = true; f->words = 5; f->difficulty_ppm = 100000;
+       f->output_tokens = 60;)
 CHANGE(long_command, command(f, w, p); f->words = 21;)
 CHANGE(is_public, f->data_class = TD_CLASS_PUBLIC;)
 CHANGE(confidential, f->data_class = TD_CLASS_CONFIDENTIAL;)
@@ -69,10 +70,12 @@ CHANGE(forbidden, f->labels = td_policy_label(p, TD_STR("forbidden"));)
 CHANGE(in_eu, f->residency = TD_STR("eu");)
 CHANGE(in_ch, f->residency = TD_STR("ch");)
 CHANGE(image, f->capabilities |= TD_CAP_IMAGE;)
-CHANGE(embedding, f->kind = TD_KIND_EMBEDDING; f->capabilities = TD_CAP_EMBEDDING; f->output_tokens = 0; f->features = 0;)
+CHANGE(embedding, f->kind = TD_KIND_EMBEDDING; f->capabilities = TD_CAP_EMBEDDING; f->output_tokens = 0;
+       f->features = 0;)
 CHANGE(embedding_down, embedding(f, w, p); w->targets[LAP].full = true;)
 CHANGE(big_input, f->input_tokens = 40000;)
 CHANGE(catalogue, command(f, w, p); f->input_tokens = 12000; f->tool_tokens = 11950; f->capabilities |= TD_CAP_TOOLS;)
+CHANGE(long_answer, is_public(f, w, p); f->max_tokens = 4097;)
 CHANGE(near_context, f->input_tokens = 2300; f->model = TD_STR("star");)
 CHANGE(fast, f->prefer = TD_PREFER_FAST;)
 CHANGE(cheap, f->prefer = TD_PREFER_CHEAP;)
@@ -102,7 +105,8 @@ CHANGE(deadline, f->deadline_ms = 150;)
 CHANGE(impossible_deadline, f->deadline_ms = 10;)
 CHANGE(ceiling, f->max_cost_nusd = 2000000; f->prefer = TD_PREFER_QUALITY;)
 CHANGE(zero_budget, f->budget_left_nusd = 0; f->prefer = TD_PREFER_QUALITY;)
-CHANGE(target_budget, w->targets[US].budget_left_nusd = 100; w->targets[EU].budget_left_nusd = 100; f->prefer = TD_PREFER_QUALITY;)
+CHANGE(target_budget, w->targets[US].budget_left_nusd = 100; w->targets[EU].budget_left_nusd = 100;
+       f->prefer = TD_PREFER_QUALITY;)
 CHANGE(thrifty, f->tenant = TD_STR("cheap"); f->prefer = TD_PREFER_QUALITY;)
 CHANGE(clinic, f->tenant = TD_STR("clinic");)
 CHANGE(guest, f->tenant = TD_STR("guest");)
@@ -118,42 +122,43 @@ CHANGE(wish_hedge, f->mode = TD_MODE_HEDGE; w->targets[RACK].ttft_ms_p50 = 100; 
 CHANGE(wish_hedge_metered, wish_hedge(f, w, p); w->link.metered = true;)
 CHANGE(cascade_of_choices, command(f, w, p); f->choices = 2; f->capabilities |= TD_CAP_CHOICES;)
 CHANGE(slow_rack, w->targets[RACK].ttft_ms_p50 = 30000;)
-CHANGE(queued_rack, f->labels = TD_LABEL_PHI; w->targets[LAP].active = 4; w->targets[LAP].queued = 20; w->targets[RACK].ttft_ms_p50 = 50;)
+CHANGE(queued_rack, f->labels = TD_LABEL_PHI; w->targets[LAP].active = 4; w->targets[LAP].queued = 20;
+       w->targets[RACK].ttft_ms_p50 = 50;)
 
 static const struct row rows[] = {
     {"a question goes to the best that may see it", as_it_is,
-         "fallback: us(chosen) eu(fallback) rack(fallback) lap(fallback) star(fallback)", "open=class"},
+     "fallback: us(chosen) eu(fallback) rack(fallback) lap(fallback) star(fallback)", "open=class"},
     {"a command is tried on the device first", command,
-         "cascade: star(local-first) us(fallback) eu(fallback) rack(fallback) lap(fallback)", NULL},
+     "cascade: star(local-first) us(fallback) eu(fallback) rack(fallback) lap(fallback)", NULL},
     {"a long text is no command", long_command, "cascade: lap(local-first) us(fallback)", NULL},
     {"public data may go where nothing is stated", is_public,
-         "fallback: us(chosen) eu(fallback) rack(fallback) open(fallback) lap(fallback)", "star=ranked-out"},
+     "fallback: us(chosen) eu(fallback) rack(fallback) open(fallback) lap(fallback)", "star=ranked-out"},
     {"confidential stays where it is cleared", confidential,
-         "fallback: eu(chosen) rack(fallback) lap(fallback) star(fallback)", "us=class open=class"},
+     "fallback: eu(chosen) rack(fallback) lap(fallback) star(fallback)", "us=class open=class"},
     {"restricted too", restricted, "fallback: rack(chosen) lap(fallback) star(fallback)",
-         "us=class eu=class open=class"},
+     "us=class eu=class open=class"},
     {"phi by rule", phi, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=tier eu=tier open=tier"},
     {"a label that a target does not list", pci, "fallback: eu(chosen) lap(fallback) star(fallback)",
-         "rack=label us=class"},
+     "rack=label us=class"},
     {"a label nobody knows", unknown_label, "fallback: us(chosen)", "rack=label"},
     {"secrets stay", secret, "fallback: lap(chosen) star(fallback)", "rack=local-only us=local-only"},
     {"a blocked request goes nowhere", forbidden, "none", "star=denied rack=denied"},
     {"residency", in_eu, "fallback: eu(chosen) rack(fallback) lap(fallback) star(fallback)",
-         "us=residency open=residency"},
+     "us=residency open=residency"},
     {"residency without a rule", in_ch, "fallback: lap(chosen) star(fallback)", "rack=residency us=residency"},
     {"only one can see images", image, "single: us(chosen)", "star=capability eu=capability"},
     {"embeddings never change the model", embedding, "single: lap(chosen)", "rack=other-model us=capability"},
     {"not even when it is down", embedding_down, "none", "lap=overloaded rack=other-model"},
     {"a context that holds it", big_input, "fallback: us(chosen) eu(fallback)",
-         "star=context lap=context rack=context"},
+     "star=context lap=context rack=context"},
     {"a long catalogue makes no command long", catalogue, "cascade: star(local-first)", "lap=context"},
+    {"an answer longer than a target gives", long_answer, "fallback: us(chosen)", "open=output"},
     {"estimates have slack", near_context, "single: star(pinned)", NULL},
     {"fast", fast, "fallback: rack(chosen)", NULL},
     {"cheap", cheap, "fallback: rack(chosen) lap(fallback)", NULL},
     {"quality", quality, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
     {"private", auto_private, "fallback: lap(chosen) star(fallback) rack(fallback)", NULL},
-    {"an alias pins", aliased, "fallback: us(pinned) eu(fallback) star(fallback)",
-         "rack=not-pinned lap=not-pinned"},
+    {"an alias pins", aliased, "fallback: us(pinned) eu(fallback) star(fallback)", "rack=not-pinned lap=not-pinned"},
     {"an alias may stand for auto", alias_of_auto, "fallback: lap(chosen)", NULL},
     {"a pinned target without a list stands alone", pinned, "single: eu(pinned)", "us=not-pinned"},
     {"policy binds a pinned request", pinned_phi, "single: star(fallback)", "us=tier eu=tier rack=not-pinned"},
@@ -162,7 +167,7 @@ static const struct row rows[] = {
     {"offline by order is final", forced_offline_image, "none", "us=no-link"},
     {"no network but no other way", link_down_image, "single: us(chosen)", NULL},
     {"background work avoids a metered link", metered_batch, "fallback: lap(chosen) star(fallback)",
-         "rack=metered us=metered"},
+     "rack=metered us=metered"},
     {"an open breaker", rack_open, "fallback: us(chosen)", "rack=health"},
     {"half open without a probe to spare", half_open, "fallback: us(chosen)", "rack=health"},
     {"half open, and this is the probe", half_open_probe, "fallback: us(chosen) eu(fallback) rack(fallback)", NULL},
@@ -174,18 +179,16 @@ static const struct row rows[] = {
     {"a model that is not there", not_ready, "single: star(chosen)", "lap=not-ready"},
     {"small models may run hot", hot, "fallback: lap(chosen) star(fallback)", NULL},
     {"a rule on the battery", low_battery, "single: star(chosen)", "lap=denied"},
-    {"a deadline that some can meet", deadline, "fallback: lap(chosen) star(fallback)",
-         "rack=deadline us=deadline"},
+    {"a deadline that some can meet", deadline, "fallback: lap(chosen) star(fallback)", "rack=deadline us=deadline"},
     {"a deadline that none can meet", impossible_deadline, "none", "star=deadline us=deadline"},
     {"a cost ceiling", ceiling, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=cost eu=cost"},
     {"a spent budget still allows what is free", zero_budget, "fallback: rack(chosen)", "us=cost eu=cost"},
     {"a target's own budget", target_budget, "fallback: rack(chosen)", "us=cost eu=cost"},
     {"a rule's ceiling", thrifty, "fallback: rack(chosen)", "us=cost"},
-    {"a tenant's labels and region", clinic, "fallback: rack(chosen) lap(fallback) star(fallback)",
-         "us=tier eu=tier"},
+    {"a tenant's labels and region", clinic, "fallback: rack(chosen) lap(fallback) star(fallback)", "us=tier eu=tier"},
     {"a tenant's list", guest, "single: star(chosen)", "lap=denied rack=denied"},
     {"a wish does not leave the tenant's region", guest_escapes, "fallback: lap(chosen) star(fallback)",
-         "rack=residency"},
+     "rack=residency"},
     {"an earlier hop's tiers", chain, "fallback: lap(chosen) star(fallback)", "rack=tier"},
     {"single", wish_single, "single: us(chosen)", "rack=ranked-out"},
     {"cascade on request", wish_cascade, "cascade: lap(local-first) us(fallback)", NULL},
@@ -197,7 +200,7 @@ static const struct row rows[] = {
     {"no hedge over a metered link", wish_hedge_metered, "fallback:", NULL},
     {"several choices cannot be held back", cascade_of_choices, "fallback: star(chosen)", NULL},
     {"measured latency counts", slow_rack,
-         "fallback: us(chosen) eu(fallback) lap(fallback) star(fallback) rack(fallback)", NULL},
+     "fallback: us(chosen) eu(fallback) lap(fallback) star(fallback) rack(fallback)", NULL},
     {"a long queue counts", queued_rack, "fallback: rack(chosen)", NULL},
 };
 
