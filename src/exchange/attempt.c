@@ -36,7 +36,7 @@ static void note_tokens(struct td_exchange *x, struct td_x_attempt *a, const str
 // Is the answer, byte for byte, the target's way of declining?
 static void note_declining(const struct td_target *t, struct td_x_attempt *a, const struct td_event *ev) {
     struct td_str text = ev->delta.text;
-    if (a->declined == UINT32_MAX)
+    if (a->declined == UINT32_MAX || t->declines.n == 0)
         return;
     bool same = ev->type == TD_EV_DELTA && ev->choice == 0 && text.n <= t->declines.n - a->declined &&
                 memcmp(text.p, t->declines.p + a->declined, text.n) == 0;
@@ -123,6 +123,10 @@ bool td_x_attempt_whole(const struct td_exchange *x, const struct td_x_attempt *
     if (x->request->kind == TD_KIND_EMBEDDING)
         return a->rec.events > 0;
     return a->finished_choices != 0 && (a->content_choices & ~a->finished_choices) == 0;
+}
+
+bool td_x_attempt_may_decline(const struct td_exchange *x, const struct td_x_attempt *a) {
+    return td_x_target(x, a)->declines.n > 0 && a->declined != UINT32_MAX;
 }
 
 bool td_x_attempt_declined(const struct td_exchange *x, const struct td_x_attempt *a) {

@@ -107,6 +107,13 @@ static uint32_t tokens_left(const struct td_exchange *x, enum td_x_role role) {
     return x->sent_tokens < max ? max - x->sent_tokens : 1;
 }
 
+// A cascade judges by them; a command model's confidence is told with every answer.
+static bool wants_tokens(const struct td_exchange *x, uint32_t step, enum td_x_role role) {
+    const struct td_target *t = &x->c.targets[x->plan->steps[step].target];
+    return x->request->logprobs || (role == TD_X_ROLE_DRAFT && x->plan->mode == TD_MODE_CASCADE) ||
+           (t->provider == TD_PROVIDER_LLAMA && t->model_class == TD_MODEL_COMMAND);
+}
+
 static bool start(struct td_exchange *x, uint32_t step, enum td_x_role role) {
     if (x->attempt_count == TD_ATTEMPTS_MAX || past_deadline(x, x->now_ns))
         return false;
@@ -144,8 +151,7 @@ static bool start(struct td_exchange *x, uint32_t step, enum td_x_role role) {
                                   .target = planned->target,
                                   .role = role,
                                   .retry = s->tries > 0,
-                                  .want_tokens = x->request->logprobs ||
-                                                 (role == TD_X_ROLE_DRAFT && x->plan->mode == TD_MODE_CASCADE),
+                                  .want_tokens = wants_tokens(x, step, role),
                                   .max_tokens = tokens_left(x, role),
                                   .prefix = prefix,
                                   .draft = draft,
@@ -219,7 +225,7 @@ static bool use_draft(struct td_exchange *x, bool now) {
         mark_degraded(x);
         x->trusted = true;
         x->escalated = false;
-        if (running && (!x->request->stream || a->rec.events == 0))
+        if (running && (!x->request->stream || a->rec.events == 0 || td_x_attempt_may_decline(x, a)))
             return true; // what comes of it shows it
         td_x_commit(x, a);
         td_x_release(x, a);
@@ -288,7 +294,7 @@ static void judge(struct td_exchange *x, struct td_x_attempt *a) {
     double confidence = td_x_attempt_confidence(x, a);
     bool filtered = a->rec.finished && a->rec.finish == TD_FINISH_CONTENT_FILTER; // not to be routed around
     x->hold_ns = 0;
-    if (!filtered && (confidence < x->plan->cascade_threshold || td_x_attempt_declined(x, a))) {
+    if (!filtered && confidence < x->plan->cascade_threshold) {
         escalate(x);
         return;
     }
@@ -333,12 +339,33 @@ static void check_stop(struct td_exchange *x, struct td_x_attempt *a) {
     td_x_succeed(x);
 }
 
+// Somebody else was asked, or can be: then "not for me" is no answer.
+static bool has_others(const struct td_exchange *x, const struct td_x_attempt *a) {
+    for (uint32_t i = 0; i < x->attempt_count; i++)
+        if (&x->attempts[i] != a && x->attempts[i].state != TD_X_OVER)
+            return true;
+    return x->fault.code || x->refusal.code || x->refine_ns || free_step(x) >= 0;
+}
+
+// Shows it, and what of it was kept so far. What may still become "not for me" is kept back: at most so many bytes.
+static void show_or_keep(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev, bool copy) {
+    bool open = !td_x_is_lead(x, a) && td_x_attempt_may_decline(x, a) && has_others(x, a);
+    bool kept = td_x_store_count(&a->store) > 0 && !td_x_is_lead(x, a);
+    if ((open || kept || copy) && td_x_keep(x, a, ev) != TD_OK)
+        return;
+    if (open)
+        return;
+    td_x_commit(x, a);
+    if (kept)
+        td_x_release(x, a);
+    else
+        td_x_show(x, a, ev);
+    check_stop(x, a);
+}
+
 void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev) {
     if (td_x_is_draft(x, a) && shows_draft(x)) {
-        if (td_x_keep(x, a, ev) != TD_OK)
-            return;
-        td_x_commit(x, a);
-        td_x_show(x, a, ev);
+        show_or_keep(x, a, ev, true);
     } else if (td_x_is_lead(x, a)) {
         td_x_show(x, a, ev);
         check_stop(x, a);
@@ -347,7 +374,7 @@ void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct
             return;
         if (!x->escalated && !x->trusted) {
             consider(x, a);
-        } else if (x->trusted && x->request->stream) {
+        } else if (x->trusted && x->request->stream && !td_x_attempt_may_decline(x, a)) {
             td_x_commit(x, a);
             td_x_release(x, a);
         }
@@ -358,9 +385,7 @@ void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct
     } else if (!x->request->stream) {
         (void)!td_x_keep(x, a, ev);
     } else {
-        td_x_commit(x, a);
-        td_x_show(x, a, ev);
-        check_stop(x, a);
+        show_or_keep(x, a, ev, false);
     }
 }
 
@@ -375,15 +400,20 @@ static void on_draft_whole(struct td_exchange *x, struct td_x_attempt *a) {
         judge(x, a);
     if (x->phase != TD_X_TRYING || x->escalated)
         return;
-    td_x_commit(x, a);
-    if (!x->request->stream)
+    if (!td_x_is_lead(x, a)) {
+        td_x_commit(x, a);
         td_x_release(x, a);
+    }
     td_x_succeed(x);
 }
 
 void td_x_on_whole(struct td_exchange *x, struct td_x_attempt *a) {
     if (!td_x_attempt_whole(x, a)) {
         td_x_on_fault(x, a, TD_ERR_CUT, 0, 0, TD_STR("the answer ended without its finish"));
+        return;
+    }
+    if (td_x_attempt_declined(x, a) && !td_x_is_lead(x, a) && has_others(x, a)) {
+        td_x_on_fault(x, a, TD_ERR_NOT_FOR_ME, 0, 0, TD_STR_NONE);
         return;
     }
     if (td_x_is_draft(x, a) && !(x->trusted && td_x_is_lead(x, a))) {

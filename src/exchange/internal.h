@@ -172,9 +172,11 @@ void td_x_attempt_note(struct td_exchange *x, struct td_x_attempt *a, const stru
 void td_x_attempt_stats(struct td_x_attempt *a, const struct td_attempt_stats *stats);
 // True when every choice that had content is finished (chat and completion), or the vectors came (embedding).
 bool td_x_attempt_whole(const struct td_exchange *x, const struct td_x_attempt *a);
-// Over the first hold_tokens tokens; NaN where there were no probabilities.
-// Its whole answer is the target's "not for me".
+// Its text so far may become, or its whole answer is, the target's "not for me".
+bool td_x_attempt_may_decline(const struct td_exchange *x, const struct td_x_attempt *a);
 bool td_x_attempt_declined(const struct td_exchange *x, const struct td_x_attempt *a);
+// A command model: probability of its first two tokens; others: over the first hold_tokens tokens. NaN where there were
+// no probabilities.
 double td_x_attempt_confidence(const struct td_exchange *x, const struct td_x_attempt *a);
 void td_x_attempt_close(struct td_exchange *x, struct td_x_attempt *a, enum td_x_outcome outcome, enum td_err code);
 // Tells the runtime to stop it, where it has not ended by itself.

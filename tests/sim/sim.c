@@ -31,6 +31,10 @@ static void write_story(struct sim *s, uint32_t family) {
                                         "one",      "two",  "Ünïcödé", "EN",   "signal", "kitchen"};
     uint32_t count = 1 + rng_below(&s->rng, 60);
     size_t n = 0;
+    if (family && rng_chance(&s->rng, 20)) { // what some devices decline with
+        s->story_n[family] = (size_t)snprintf(s->story[family], TEXT_MAX, "~Not for me.");
+        return;
+    }
     for (uint32_t i = 0; i < count && n + 32 < TEXT_MAX / 4; i++) {
         const char *w = words[rng_below(&s->rng, sizeof words / sizeof *words)];
         if (i || family)
@@ -67,6 +71,8 @@ static void draw_targets(struct sim *s) {
                                 .timeouts = {2000, 10000, 15000, 120000}};
         if (list[i].paid)
             t->price = (struct td_price){2500, 10000, 1250};
+        if (i == DEVICE && rng_chance(&s->rng, 50))
+            t->declines = TD_STR("~Not for me.");
         s->family[i] = i == DEVICE ? !rng_chance(&s->rng, 30) : rng_chance(&s->rng, 20);
     }
 }

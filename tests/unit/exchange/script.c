@@ -54,6 +54,8 @@ void run_open(struct run *r, const struct setup *s) {
     td_buf_init(&r->trace, 1u << 20);
     make_targets(r->targets);
     r->targets[SPARE].hedge = true;
+    r->targets[DEVICE].declines = td_str_of(s->declines);
+    r->targets[DEVICE].model_class = s->command ? TD_MODEL_COMMAND : TD_MODEL_SMALL;
     r->request = (struct td_request){.kind = s->kind,
                                      .stream = !s->whole,
                                      .n = s->n ? s->n : 1,

@@ -37,6 +37,8 @@ struct setup {
     enum td_format format;
     enum td_kind kind;
     const char *stop;
+    const char *declines; // the device's
+    bool command;         // the device is a command model
 };
 
 struct run {

@@ -229,6 +229,65 @@ static void progressive(void **state) {
     RUN_ROWS(rows);
 }
 
+#define DECLINES .declines = "Not for me."
+
+static void declining(void **state) {
+    (void)state;
+    static const struct row rows[] = {
+        {"a cascade escalates, however sure it was",
+         {CASCADE, DECLINES, .steps = "dc"},
+         "go 0:90'Not for me.' 0:stop 0:end 1:'yes' 1:stop 1:end",
+         "S0/device:draft R0=declined S1/cloud:refine B1 \"yes\" R1=ok F:stop D .ok"},
+        {"and tells the better one's fault, not that",
+         {CASCADE, DECLINES, .steps = "dc"},
+         "go 0:90'Not for me.' 0:stop 0:end 1:!CONNECT",
+         "S0/device:draft R0=declined S1/cloud:refine R1=failed E:connect:502 .error"},
+        {"a fallback asks the next, and nothing of it was seen",
+         {.mode = TD_MODE_FALLBACK, DECLINES, .steps = "dc"},
+         "go 0:'Not for' 0:' me.' 0:stop 0:end 1:'yes' 1:stop 1:end",
+         "S0/device:main R0=declined S1/cloud:main B1 \"yes\" R1=ok F:stop D .ok"},
+        {"what only begins like it is shown",
+         {.mode = TD_MODE_FALLBACK, DECLINES, .steps = "dc"},
+         "go 0:'Not for' 0:' you' 0:'.' 0:stop 0:end",
+         "S0/device:main B0 \"Not for you\" \".\" R0=ok F:stop D .ok"},
+        {"also where it ends there",
+         {.mode = TD_MODE_FALLBACK, DECLINES, .steps = "dc"},
+         "go 0:'Not' 0:stop 0:end",
+         "S0/device:main B0 \"Not\" R0=ok F:stop D .ok"},
+        {"the same for a client that does not stream",
+         {.mode = TD_MODE_FALLBACK, DECLINES, .steps = "dc", .whole = true},
+         "go 0:'Not for me.' 0:stop 0:end 1:'yes' 1:stop 1:end",
+         "S0/device:main R0=declined S1/cloud:main B1 \"yes\" R1=ok F:stop D .ok"},
+        {"nobody else was to be asked: an honest answer, as it comes",
+         {.mode = TD_MODE_SINGLE, DECLINES, .steps = "d"},
+         "go 0:'Not for' 0:' me.' 0:stop 0:end",
+         "S0/device:main B0 \"Not for\" \" me.\" R0=ok F:stop D .ok"},
+        {"no draft that says only that",
+         {PROGRESSIVE, DECLINES, .steps = "dc"},
+         "go 0:'Not for me.' 0:stop 0:end 1:'yes' 1:stop 1:end",
+         "S0/device:draft S1/cloud:refine R0=declined B1 \"yes\" R1=ok F:stop D .ok"},
+        {"and it is no draft to keep",
+         {PROGRESSIVE, DECLINES, .steps = "dc"},
+         "go 0:'Not for me.' 1:!CONNECT 0:stop 0:end",
+         "S0/device:draft S1/cloud:refine R1=failed R0=declined E:connect:502 .error"},
+        {"a draft that begins like it",
+         {PROGRESSIVE, DECLINES, .steps = "dc"},
+         "go 0:'Not' 0:'hing' 0:stop 0:end 1:'Nothing' 1:stop 1:end",
+         "S0/device:draft S1/cloud:refine B0 \"Nothing\" V1:confirm/1 R1=ok R0=ok F:stop D .ok"},
+    };
+    RUN_ROWS(rows);
+}
+
+static void a_command_model_decides_with_two_tokens(void **state) {
+    (void)state;
+    struct run r;
+    struct setup s = {CASCADE, .steps = "dc", .command = true, .whole = true};
+    run_open(&r, &s);
+    run_script(&r, "go 0:80'x' 0:80'y' 0:99'z' 0:stop 0:end"); // 0.64 is below 0.7, the mean would not be
+    assert_int_equal(r.starts, 2);
+    run_close(&r);
+}
+
 static void hedge(void **state) {
     (void)state;
     static const struct row rows[] = {
@@ -346,6 +405,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cascade),
         cmocka_unit_test(progressive),
+        cmocka_unit_test(declining),
+        cmocka_unit_test(a_command_model_decides_with_two_tokens),
         cmocka_unit_test(hedge),
         cmocka_unit_test(the_delivered_answer_is_what_is_billed),
         cmocka_unit_test(confidence_is_reckoned_over_the_window),
