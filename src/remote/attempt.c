@@ -33,6 +33,7 @@ struct td_attempt {
     struct curl_slist key_line, *headers_set;
     char key_text[192];
     const char *url_set;
+    long age_set;
     // The reply.
     struct td_reader *reader;
     struct td_buf hold, error_body;
@@ -537,6 +538,8 @@ static enum td_err prepare(struct td_attempt *a, const struct td_attempt_spec *s
         SET(CURLOPT_HTTPHEADER, headers);
         a->headers_set = headers;
     }
+    if ((a->x.r->refreshed_ns || a->age_set) && td_xfer_set_age(&a->x, &a->age_set) != TD_OK)
+        goto fail;
     SET(CURLOPT_POSTFIELDS, spec->body.p ? spec->body.p : "");
     SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)spec->body.n);
     return TD_OK;

@@ -74,6 +74,7 @@ struct td_remote {
     bool in_curl, due_now, settling;
     uint64_t due_ns, armed_ns; // when libcurl wants to be called; when the timer will fire; 0 not
     uint64_t policy_version_min;
+    uint64_t refreshed_ns; // connections older than this are not used again; 0 never refreshed
     struct route *routes[TD_TARGETS_MAX];
     struct td_attempt *lingering; // ended for their owner, still reading the last bytes to keep the connection
 };
@@ -92,6 +93,9 @@ void td_xfer_pause(struct td_xfer *x);
 void td_xfer_go_on(struct td_xfer *x);
 // Ends it from outside with an error of ours: like td_xfer_stop, but without on_stopped; the state is then ENDED.
 void td_xfer_abort(struct td_xfer *x);
+
+// Keeps a transfer from taking up a connection made before td_remote_refresh. `set` remembers what the handle was told.
+enum td_err td_xfer_set_age(struct td_xfer *x, long *set) TD_MUST_USE;
 
 // What a curl result means, and in words fit for the caller.
 enum td_err td_xfer_error(const struct td_xfer *x, const char **what);

@@ -22,7 +22,8 @@
 #include "remote/route.h"
 
 #define IDLE_CONNECTIONS_DEFAULT 256u
-#define ROUNDS_MAX 64 // of settling before other events get their turn
+#define IDLE_CONNECTION_S_MAX 118u // libcurl's own
+#define ROUNDS_MAX 64              // of settling before other events get their turn
 
 enum todo { TODO_ADD = 1, TODO_STOP = 2, TODO_GO_ON = 4, TODO_PAUSE = 8 };
 
@@ -504,6 +505,19 @@ void td_xfer_go_on(struct td_xfer *x) {
     todo_add(x, TODO_GO_ON);
 }
 
+// libcurl counts a connection's age in whole seconds; after two minutes unused it drops it anyway.
+enum td_err td_xfer_set_age(struct td_xfer *x, long *set) {
+    struct td_remote *r = x->r;
+    uint64_t since_s = r->refreshed_ns ? (td_now_ns() - r->refreshed_ns) / TD_S_NS : 0;
+    if (since_s > IDLE_CONNECTION_S_MAX)
+        r->refreshed_ns = 0;
+    long age = r->refreshed_ns ? (long)since_s + 1 : 0;
+    if (age == *set)
+        return TD_OK;
+    *set = age;
+    return curl_easy_setopt(x->easy, CURLOPT_MAXLIFETIME_CONN, age) == CURLE_OK ? TD_OK : TD_ERR_NOMEM;
+}
+
 // ---- the remote itself
 
 static pthread_once_t curl_once = PTHREAD_ONCE_INIT;
@@ -581,4 +595,5 @@ void td_remote_refresh(struct td_remote *r) {
     for (uint32_t i = 0; i < TD_TARGETS_MAX; i++)
         td_route_drop(&r->routes[i]);
     td_resolver_expire(r->resolver);
+    r->refreshed_ns = td_now_ns();
 }

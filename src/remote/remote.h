@@ -41,7 +41,8 @@ void td_remote_destroy(struct td_remote *r);
 struct td_backend *td_remote_backend(struct td_remote *r);
 // The policy now in force on this worker: grants of an older one are refused from here on.
 void td_remote_set_policy_version(struct td_remote *r, uint64_t version);
-// Forgets resolved names, idle connections and cached secrets; for a changed network or a reload.
+// Forgets resolved names and cached secrets, and takes up no connection older than a second any more; for a changed
+// network.
 void td_remote_refresh(struct td_remote *r);
 
 // What can be known of a target without the network: its URL, its files and its secrets are there and readable.
