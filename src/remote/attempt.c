@@ -173,8 +173,8 @@ static void fail(struct td_attempt *a, enum td_err code, int status, uint32_t re
     const struct td_target *t = a->spec.target;
     if (td_log_on(TD_LOG_INFO))
         td_log(TD_LOG_INFO, "remote", a->spec.exchange_id,
-               "while=attempt target=%.*s err=%s status=%d detail=\"%.160s\"", TD_STR_ARG(t->name), td_err_code(code),
-               status, a->x.why);
+               "while=attempt target=%.*s err=%s status=%d reused=%d detail=\"%.160s\"", TD_STR_ARG(t->name),
+               td_err_code(code), status, a->x.reused, a->x.why);
     struct td_event ev = {.type = TD_EV_ERROR};
     ev.error.code = code;
     ev.error.message = td_str_of(message);
@@ -322,7 +322,7 @@ static bool feed(struct td_attempt *a, const char *p, size_t n) {
         return false;
     if (a->over || !a->paused || !n)
         return true;
-    td_xfer_pause(&a->x);
+    td_xfer_halt(&a->x);
     if (td_buf_add(&a->hold, p, n) == TD_OK)
         return true;
     (void)refuse(a, TD_ERR_UPSTREAM_GARBAGE, "it sent more than can be held back");
@@ -361,6 +361,8 @@ static size_t on_body(char *p, size_t one, size_t n, void *user) {
         a->body_begun = true;
         schedule(a);
     }
+    if (a->paused)
+        td_xfer_halt(&a->x);
     if (a->hold.n) // order: what is held back goes first
         return td_buf_add(&a->hold, p, n) == TD_OK ? n : refuse(a, TD_ERR_UPSTREAM_GARBAGE, "it does not wait");
     return feed(a, p, n) ? n : 0;

@@ -91,6 +91,9 @@ void td_xfer_stop(struct td_xfer *x);
 // Between pause and go_on nothing more is read from the network.
 void td_xfer_pause(struct td_xfer *x);
 void td_xfer_go_on(struct td_xfer *x);
+// The same as pause, for the transfer's own write callback: libcurl would go on reading up to a hundred buffers before
+// it returns to us.
+void td_xfer_halt(struct td_xfer *x);
 // Ends it from outside with an error of ours: like td_xfer_stop, but without on_stopped; the state is then ENDED.
 void td_xfer_abort(struct td_xfer *x);
 

@@ -500,6 +500,12 @@ void td_xfer_pause(struct td_xfer *x) {
         halt(x);
 }
 
+void td_xfer_halt(struct td_xfer *x) {
+    x->paused = true;
+    if (x->state == TD_XFER_RUNNING)
+        halt(x);
+}
+
 void td_xfer_go_on(struct td_xfer *x) {
     x->paused = false;
     todo_add(x, TODO_GO_ON);
