@@ -24,6 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/time.h"
 #include "local/gguf.h"
@@ -107,7 +108,7 @@ struct td_manager {
         uint32_t strikes;
     } quarantine[QUARANTINE_MAX];
     uint32_t quarantine_next;
-    uint64_t key[2]; // of the prompts' hashes
+    uint8_t key[16]; // of the prompts' hashes
 };
 
 struct note {
@@ -200,33 +201,9 @@ static void strike(struct td_manager *m, uint64_t prompt) {
     m->quarantine_next = (m->quarantine_next + 1) % QUARANTINE_MAX;
 }
 
-// ---- prompt hashes: SipHash-2-4 (Aumasson and Bernstein, 2012), keyed, so that nobody can aim at another's prompt
-
-static void sip_round(uint64_t v[4]) {
-#define ROTATE(x, b) ((x) << (b) | (x) >> (64 - (b)))
-    v[0] += v[1], v[1] = ROTATE(v[1], 13), v[1] ^= v[0], v[0] = ROTATE(v[0], 32);
-    v[2] += v[3], v[3] = ROTATE(v[3], 16), v[3] ^= v[2];
-    v[0] += v[3], v[3] = ROTATE(v[3], 21), v[3] ^= v[0];
-    v[2] += v[1], v[1] = ROTATE(v[1], 17), v[1] ^= v[2], v[2] = ROTATE(v[2], 32);
-#undef ROTATE
-}
-
-uint64_t td_manager_prompt(const struct td_manager *m, struct td_str s) {
-    const uint64_t *key = m->key;
-    uint64_t v[4] = {key[0] ^ 0x736f6d6570736575ull, key[1] ^ 0x646f72616e646f6dull, key[0] ^ 0x6c7967656e657261ull,
-                     key[1] ^ 0x7465646279746573ull};
-    size_t i = 0;
-    uint64_t word;
-    for (; i + 8 <= s.n; i += 8) {
-        memcpy(&word, s.p + i, 8);
-        v[3] ^= word, sip_round(v), sip_round(v), v[0] ^= word;
-    }
-    word = (uint64_t)s.n << 56;
-    for (size_t j = 0; i + j < s.n; j++)
-        word |= (uint64_t)(unsigned char)s.p[i + j] << (8 * j);
-    v[3] ^= word, sip_round(v), sip_round(v), v[0] ^= word;
-    v[2] ^= 0xff, sip_round(v), sip_round(v), sip_round(v), sip_round(v);
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
+// Keyed, so that nobody can aim at another's prompt.
+uint64_t td_manager_prompt(const struct td_manager *m, struct td_str body) {
+    return td_siphash(m->key, body);
 }
 
 // ---- ending guests
