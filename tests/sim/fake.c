@@ -8,7 +8,7 @@ enum fault fake_draw_fault(struct sim *s, uint32_t target) {
     static const enum fault device[] = {FAULT_CRASH, FAULT_MEMORY,  FAULT_NOT_FOR_ME,    FAULT_SILENT,
                                         FAULT_MUTE,  FAULT_CONTEXT, FAULT_END_UNFINISHED};
     if (s->cut_campaign)
-        return s->fake_count == 0 || rng_chance(&s->rng, 40) ? FAULT_CUT : FAULT_NONE;
+        return s->fake_count == 0 || rng_chance(&s->rng, 20) ? FAULT_CUT : FAULT_NONE;
     if (!rng_chance(&s->rng, 55))
         return FAULT_NONE;
     if (target == DEVICE)
