@@ -277,10 +277,10 @@ static void a_pause_holds_everything_back(void **state) {
 static void pausing_does_not_count_as_silence(void **state) {
     (void)state;
     struct take t = {.pause_after = 3};
-    d.target.timeouts = (struct td_timeouts){2000, 2000, 100, 8000};
+    d.target.timeouts = (struct td_timeouts){2000, 2000, 600, 20000};
     script("{\"token_ms\":5}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
-    run_until_paused(&t, 300);
+    run_until_paused(&t, 1200);
     assert_int_equal(t.errors, 0);
     d.backend->ops->resume(d.backend, t.attempt);
     drive_run(&d);
