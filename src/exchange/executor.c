@@ -225,7 +225,7 @@ static bool use_draft(struct td_exchange *x, bool now) {
         mark_degraded(x);
         x->trusted = true;
         x->escalated = false;
-        if (running && (!x->request->stream || a->rec.events == 0 || td_x_attempt_may_decline(x, a)))
+        if (running && (!x->request->stream || a->rec.events == 0))
             return true; // what comes of it shows it
         td_x_commit(x, a);
         td_x_release(x, a);
@@ -294,7 +294,7 @@ static void judge(struct td_exchange *x, struct td_x_attempt *a) {
     double confidence = td_x_attempt_confidence(x, a);
     bool filtered = a->rec.finished && a->rec.finish == TD_FINISH_CONTENT_FILTER; // not to be routed around
     x->hold_ns = 0;
-    if (!filtered && confidence < x->plan->cascade_threshold) {
+    if (!filtered && (confidence < x->plan->cascade_threshold || td_x_attempt_declined(x, a))) {
         escalate(x);
         return;
     }
@@ -339,19 +339,21 @@ static void check_stop(struct td_exchange *x, struct td_x_attempt *a) {
     td_x_succeed(x);
 }
 
-// Somebody else was asked, or can be: then "not for me" is no answer.
+// Somebody else is at work or can be asked: then "not for me" is not the answer yet.
 static bool has_others(const struct td_exchange *x, const struct td_x_attempt *a) {
+    if (a->rec.role == TD_X_ROLE_CONTINUE)
+        return true; // it is never how another's text goes on
     for (uint32_t i = 0; i < x->attempt_count; i++)
         if (&x->attempts[i] != a && x->attempts[i].state != TD_X_OVER)
             return true;
-    return x->fault.code || x->refusal.code || x->refine_ns || free_step(x) >= 0;
+    return x->refine_ns || free_step(x) >= 0;
 }
 
 // Shows it, and what of it was kept so far. What may still become "not for me" is kept back: at most so many bytes.
-static void show_or_keep(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev, bool copy) {
+static void show_or_keep(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev) {
     bool open = !td_x_is_lead(x, a) && td_x_attempt_may_decline(x, a) && has_others(x, a);
     bool kept = td_x_store_count(&a->store) > 0 && !td_x_is_lead(x, a);
-    if ((open || kept || copy) && td_x_keep(x, a, ev) != TD_OK)
+    if ((open || kept) && td_x_keep(x, a, ev) != TD_OK)
         return;
     if (open)
         return;
@@ -365,7 +367,10 @@ static void show_or_keep(struct td_exchange *x, struct td_x_attempt *a, const st
 
 void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev) {
     if (td_x_is_draft(x, a) && shows_draft(x)) {
-        show_or_keep(x, a, ev, true);
+        if (td_x_keep(x, a, ev) != TD_OK)
+            return;
+        td_x_commit(x, a);
+        td_x_show(x, a, ev);
     } else if (td_x_is_lead(x, a)) {
         td_x_show(x, a, ev);
         check_stop(x, a);
@@ -374,7 +379,7 @@ void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct
             return;
         if (!x->escalated && !x->trusted) {
             consider(x, a);
-        } else if (x->trusted && x->request->stream && !td_x_attempt_may_decline(x, a)) {
+        } else if (x->trusted && x->request->stream) {
             td_x_commit(x, a);
             td_x_release(x, a);
         }
@@ -385,7 +390,7 @@ void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct
     } else if (!x->request->stream) {
         (void)!td_x_keep(x, a, ev);
     } else {
-        show_or_keep(x, a, ev, false);
+        show_or_keep(x, a, ev);
     }
 }
 
@@ -407,13 +412,26 @@ static void on_draft_whole(struct td_exchange *x, struct td_x_attempt *a) {
     td_x_succeed(x);
 }
 
+// It stays in reserve: where nobody better can be had, an honest "not for me" is more than nothing.
+static void on_declined(struct td_exchange *x, struct td_x_attempt *a) {
+    if (x->draft >= 0 || x->begun) {
+        td_x_on_fault(x, a, TD_ERR_NOT_FOR_ME, 0, 0, TD_STR_NONE);
+        return;
+    }
+    td_x_attempt_close(x, a, TD_X_OUTCOME_OK, TD_OK);
+    x->draft = td_x_index(x, a);
+    x->escalated = true;
+    proceed(x, -1);
+}
+
 void td_x_on_whole(struct td_exchange *x, struct td_x_attempt *a) {
     if (!td_x_attempt_whole(x, a)) {
         td_x_on_fault(x, a, TD_ERR_CUT, 0, 0, TD_STR("the answer ended without its finish"));
         return;
     }
-    if (td_x_attempt_declined(x, a) && !td_x_is_lead(x, a) && has_others(x, a)) {
-        td_x_on_fault(x, a, TD_ERR_NOT_FOR_ME, 0, 0, TD_STR_NONE);
+    bool unseen = !td_x_is_lead(x, a) && !td_x_is_draft(x, a);
+    if (unseen && td_x_attempt_declined(x, a) && has_others(x, a)) {
+        on_declined(x, a);
         return;
     }
     if (td_x_is_draft(x, a) && !(x->trusted && td_x_is_lead(x, a))) {

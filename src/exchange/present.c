@@ -54,7 +54,7 @@ static void drop_rivals(struct td_exchange *x, const struct td_x_attempt *winner
         struct td_x_attempt *b = &x->attempts[i];
         if (b == winner || b->recorded)
             continue;
-        bool declined = td_x_is_draft(x, b) && x->plan->mode == TD_MODE_CASCADE;
+        bool declined = td_x_is_draft(x, b) && (x->plan->mode == TD_MODE_CASCADE || td_x_attempt_declined(x, b));
         enum td_x_outcome outcome = declined ? TD_X_OUTCOME_DECLINED : TD_X_OUTCOME_LOST;
         if (b->state == TD_X_OVER)
             b->rec.outcome = outcome;

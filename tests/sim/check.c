@@ -170,11 +170,6 @@ static void check_answer(struct sim *s, uint32_t attempt) {
     } else if (!f->told_finish && (s->request.max_tokens == 0 || tokens_of(c, text, n) < s->request.max_tokens)) {
         sim_fail(s, "success without a finish");
     }
-    struct td_str declines = s->targets[f->target].declines;
-    bool first_words = (f->role == TD_X_ROLE_MAIN || f->role == TD_X_ROLE_DRAFT) && !f->thought && s->request.n == 1;
-    if (declines.n && s->first_fault && s->fake_count > 1 && first_words && td_str_eq(td_str_n(text, n), declines) &&
-        !s->tool_answer)
-        sim_fail(s, "a refusal of the model was shown in place of the fault");
     if (c->finishes != (s->request.n > 1 ? 3u : 1u))
         sim_fail(s, "a finish is missing");
 }

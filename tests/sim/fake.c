@@ -282,7 +282,6 @@ static void speak_once(struct sim *s, uint32_t a) {
     case 2:
         if (f->reasoning && s->request.kind != TD_KIND_EMBEDDING) {
             f->reasoning--;
-            f->thought = true; // shown at once: what follows is not kept back
             send(s, a, (struct td_event){.type = TD_EV_REASONING, .delta.text = TD_STR("hm ")});
             return;
         }

@@ -71,7 +71,7 @@ struct fake {
     char full[TEXT_MAX]; // the whole answer that this attempt stands for, prefix included
     size_t full_n, pos;  // pos: next byte to say
     uint32_t choice, events, tokens, tokens_max, reasoning;
-    bool hit_max, burst, splits, sure, thought;
+    bool hit_max, burst, splits, sure;
     uint32_t step_ms;
     enum td_finish finish;
 };
