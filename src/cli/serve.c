@@ -137,6 +137,7 @@ static int run(int argc, char **argv) {
     unsigned wait_ms = drain_s >= 0 ? (unsigned)drain_s * 1000 : settings.drain_ms;
     td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_ms=%u", wait_ms);
     bool late = td_server_drain(server, wait_ms) != 0;
+    late |= td_server_drain(own, late ? 0 : wait_ms) != 0;
     if (td_runtime_drain(runtime, late ? 0 : wait_ms) != 0)
         td_log(TD_LOG_WARN, "serve", NULL, "msg=\"some requests did not finish in time\"");
 out:
