@@ -13,7 +13,7 @@ import re
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-NOT_FOR_ME = "not_for_me"
+NOT_FOR_ME = "none"
 # What the model says; each sentence is true whatever happened before.
 SAY_NOT_FOR_ME = "Not for me."
 SAY_NO_TOOLS = "No tools were offered, so nothing was done."
@@ -23,9 +23,19 @@ UTTERANCE_CHARS_MAX = 240  # a longer text is no command; the template cuts it a
 HELDOUT_PERCENT = 15
 
 
+def read_json(path):
+    with open(path, encoding="utf-8") as f:
+        return json.load(f)
+
+
+def read_lines(path):
+    with open(path, encoding="utf-8") as f:
+        return [line.strip("\n") for line in f]
+
+
 class Catalogue:
     def __init__(self, path=os.path.join(HERE, "catalogue.json")):
-        self.tools = json.load(open(path, encoding="utf-8"))
+        self.tools = read_json(path)
         self.args = {}  # tool -> argument names in the order they are emitted, without `action`
         self.calls = []
         for t in self.tools:
@@ -73,7 +83,7 @@ def routing_dir():
 
 
 def labels():
-    return json.load(open(os.path.join(HERE, "labels.json"), encoding="utf-8"))["sets"]
+    return read_json(os.path.join(HERE, "labels.json"))["sets"]
 
 
 def public_intent(name, row):
@@ -90,12 +100,11 @@ def load_public(name):
     path = os.path.join(routing_dir(), name, "dev.jsonl")
     if not os.path.exists(path):
         return []
-    rows = []
-    for line in open(path, encoding="utf-8"):
-        r = json.loads(line)
+    with open(path, encoding="utf-8") as f:
+        rows = [json.loads(line) for line in f]
+    for r in rows:
         r["label"] = public_intent(name, r)
         r["heldout"] = held_out(r["text"])
-        rows.append(r)
     return rows
 
 
@@ -153,6 +162,7 @@ class Tokenizer:
         self.match = {t: i for t, i in self.id.items() if self.kind[i] == self.NORMAL or self.kind[i] == self.USER}
         self.longest = max(len(t) for t in self.match)
         self.end = self.id[b"<|end|>"]
+        self.yes, self.no = self.id[b"<tool_call>"], self.id[SAY_NOT_FOR_ME.encode()]
         self.pad = self.id[b"<|pad|>"]
         self.n = len(self.text)
 
@@ -167,6 +177,12 @@ class Tokenizer:
         self.base.append(base)
         self.cap.append(cap)
         self.space.append(space)
+
+    def tool_call(self, ids):
+        """The tool of an answer's first tokens, None where it declines."""
+        if ids and self.kind[ids[0]] == self.CONTROL:
+            ids = ids[1:]
+        return self.text[ids[1]].split(b'"')[3].decode() if len(ids) > 1 and ids[0] == self.yes else None
 
     def sp(self, name):
         return self.id[("<|%s|>" % name).encode()]
@@ -213,18 +229,16 @@ class Tokenizer:
     def prompt(self, text, offer):
         """As the chat template renders it. offer: "all", None (no tools) or a set of tool names."""
         names = self.cat.names
-        if offer == "all":
+        if offer == "all" or (offer is not None and len(offer) == len(names)):
             p = [self.sp("all")]
         elif offer is None:
             p = [self.sp("none")]
+        elif len(offer) * 2 > len(names):
+            # Each listed tool is followed by what to say when it is wanted: the model names the tool to itself (see
+            # answer) and then only has to copy.
+            p = [self.sp("but")] + [t for n in names if n not in offer for t in (self.sp(n), self.no)]
         else:
-            missing = [n for n in names if n not in offer]
-            if not missing:
-                p = [self.sp("all")]
-            elif len(missing) < len(offer):
-                p = [self.sp("but")] + [self.sp(n) for n in missing]
-            else:
-                p = [self.sp("only")] + [self.sp(n) for n in names if n in offer]
+            p = [self.sp("only")] + [t for n in names if n in offer for t in (self.sp(n), self.yes)]
         p.append(self.sp("user"))
         text = text.strip()
         if len(text) > UTTERANCE_CHARS_MAX:
@@ -234,7 +248,11 @@ class Tokenizer:
         p.append(self.sp("assistant"))
         return p
 
-    def answer(self, call, args):
+    def answer(self, call, args, offer="all"):
+        """Where only a part is offered, a call begins with the tool's own token, which no text shows."""
+        if offer != "all" and call != NOT_FOR_ME:
+            tool = call.partition(".")[0]
+            return [self.sp(tool)] + self.answer(call if tool in offer else NOT_FOR_ME, args)
         if call == NOT_FOR_ME:
             return [self.id[SAY_NOT_FOR_ME.encode()], self.end]
         tool, _, action = call.partition(".")

@@ -18,7 +18,8 @@ import time
 import numpy as np
 
 from common import Catalogue, NOT_FOR_ME, SAY_NOT_FOR_ME, Tokenizer, labels
-from data import public_rows
+from data import own_row, public_rows
+from generate import Generator
 
 
 class Llama:
@@ -164,6 +165,24 @@ def score(name, rows, answers, verbose=0):
     return res
 
 
+def offers(cat, tk, ll, n):
+    """With some tools offered: is a wanted tool called when it is among them, and declined when it is not?"""
+    gen, rng = Generator(cat), random.Random(4)
+    for size in (1, 3, 8, 20, 40, len(cat.names) - 1):
+        called = declined = 0
+        for _ in range(n):
+            call = rng.choice(cat.calls)
+            tool = call.partition(".")[0]
+            text = own_row(gen, call, rng).text
+            rest = [t for t in cat.names if t != tool]
+            out, _ = ll.run(tk.prompt(text, set(rng.sample(rest, size - 1)) | {tool}), tk.end, 3)
+            called += tk.tool_call(out) == tool
+            out, _ = ll.run(tk.prompt(text, set(rng.sample(rest, size))), tk.end, 3)
+            declined += tk.tool_call(out) is None
+        print("%2d tools offered: wanted and offered, called %.1f %%; wanted, not offered, declined %.1f %%" % (
+            size, 100 * called / n, 100 * declined / n))
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--gguf", required=True)
@@ -174,6 +193,7 @@ def main():
     ap.add_argument("--limit", type=int, default=0)
     ap.add_argument("--sets", default="clinc_oos,snips,slurp")
     ap.add_argument("--verbose", type=int, default=0)
+    ap.add_argument("--offers", type=int, default=0, help="commands to try with parts of the catalogue offered")
     ap.add_argument("--say", nargs="*", default=[])
     a = ap.parse_args()
     cat = Catalogue()
@@ -188,6 +208,8 @@ def main():
         ms = (time.perf_counter() - t) * 1e3
         call, args = call_of(tk.decode(out))
         return call, args, confidences(prob, call == NOT_FOR_ME), ms, len(out)
+    if a.offers:
+        offers(cat, tk, ll, a.offers)
     for s in a.say:
         call, args, c, ms, n = answer(s)
         print("%-50s %s %s  %.3f  %.1f ms %d tokens" % (s, call, json.dumps(args, ensure_ascii=False), c["two"], ms, n))

@@ -6,7 +6,7 @@
 A pattern is text with `[a|b|]` for a choice, `{arg:list}` for a value of a slot
 list that becomes the call's argument, and `{:list}` for a value that does not.
 Lists may use patterns themselves. `@call` opens the patterns of one call,
-`@not_for_me` those of what the model must decline.
+`@none` those of what the model must decline.
 """
 import argparse
 import json
@@ -15,7 +15,7 @@ import random
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from common import Catalogue, HERE, NOT_FOR_ME
+from common import Catalogue, HERE, NOT_FOR_ME, read_lines
 
 
 def parse_pattern(s):
@@ -77,8 +77,7 @@ class Generator:
         self.lists = {}
         self.rules = {}  # call -> list of (weight, pattern)
         name = None
-        for line in open(os.path.join(HERE, slots), encoding="utf-8"):
-            line = line.rstrip("\n")
+        for line in read_lines(os.path.join(HERE, slots)):
             if not line or line.startswith("#"):
                 continue
             if line.startswith("@"):
@@ -86,8 +85,7 @@ class Generator:
                 self.lists[name] = []
             else:
                 self.lists[name] += [parse_pattern(v) for v in line.split(" / ") if v]
-        for line in open(os.path.join(HERE, grammar), encoding="utf-8"):
-            line = line.strip()
+        for line in read_lines(os.path.join(HERE, grammar)):
             if not line or line.startswith("#"):
                 continue
             if line.startswith("@"):

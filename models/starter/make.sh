@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Trains models/starter.gguf again and prints what it scores; `make starter-model` calls it. MINUTES (default 62) is the
-# training time on one core. The public development sets are used where ROUTING_DATA (default ../shared/data/routing) has
-# them; without them the model learns from the generator alone.
+# Trains models/starter.gguf again and prints what it scores; `make starter-model` calls it. Two phases of a fixed number of
+# examples: about 40 minutes on one idle core. FIRST and SECOND change the numbers (FIRST=8000 SECOND=2000 for a trial).
+# The public development sets are used where ROUTING_DATA (default ../shared/data/routing) has them; without them the
+# model learns from the generator alone.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd ../.. && pwd)
@@ -22,9 +23,12 @@ cc -O2 -Wall -Wextra -fPIC -shared quantise.c "${link[@]}" -o "$work/libllama-ev
 
 say "choosing the vocabulary"
 "$python" mkvocab.py "$work/vocab.json"
-say "training (${MINUTES:-62} minutes)"
-"$python" train.py --vocab "$work/vocab.json" --out "$work" --minutes "${MINUTES:-62}" ${EXAMPLES:+--examples "$EXAMPLES"}
-"$python" export.py --vocab "$work/vocab.json" --model "$work/model.pt" --run "$work/run.json" \
+say "training, first phase"
+"$python" train.py --vocab "$work/vocab.json" --out "$work/first" --examples "${FIRST:-144000}"
+say "training, second phase: more real utterances, fewer random names"
+"$python" train.py --vocab "$work/vocab.json" --out "$work/second" --resume "$work/first" --examples "${SECOND:-80000}" \
+  --lr 8e-4 --warmup 60 --mix 0.40,0.26,0.14,0.20 --oos-times 3 --seed 20261122
+"$python" export.py --vocab "$work/vocab.json" --model "$work/second/model.pt" --run "$work/second/run.json" \
   --gguf-py "$deps/llama.cpp/gguf-py" --out "$work/starter-f16.gguf"
 say "quantising"
 "$work/quantise" "$work/starter-f16.gguf" "$work/starter.gguf"
@@ -35,5 +39,5 @@ for f in starter-f16.gguf starter.gguf; do
     "what is 18 % of 240" "add milk to my shopping list" "tell me about the history of the Roman Empire"
 done
 cp "$work/starter.gguf" ../starter.gguf
-cp "$work/run.json" recipe.json
+cp "$work/second/run.json" recipe.json
 say "wrote models/starter.gguf and models/starter/recipe.json"

@@ -216,12 +216,12 @@ class Data:
         """Which tools the request offers: usually all; else some, with and without the one that is wanted."""
         rng, names = self.rng, self.cat.names
         k = rng.random()
-        if k < 0.85:
+        if k < 0.68:
             return "all"
-        if k < 0.93:
-            some = set(rng.sample(names, rng.choice((1, 1, 2, 3, 4, 5, 6, 8, 12))))
+        if k < 0.86:
+            some = set(rng.sample(names, rng.choice((1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12, 18, 24))))
         else:
-            some = set(names) - set(rng.sample(names, rng.choice((1, 1, 2, 3, 4, 6, 10))))
+            some = set(names) - set(rng.sample(names, rng.choice((1, 1, 2, 3, 4, 6, 10, 16, 24))))
         if tool in self.cat.args:
             (some.add if rng.random() < 0.5 else some.discard)(tool)
         if rng.random() < 0.03:
@@ -252,10 +252,10 @@ class Data:
             if tk.sp("long") in p:
                 return p, tk.answer(NOT_FOR_ME, {})
         offer = self.offer(tool)
-        if row.call != NOT_FOR_ME and offer != "all" and tool not in offer:
-            return tk.prompt(text, offer), tk.answer(NOT_FOR_ME, {})
-        answer = tk.answer(row.call, args)
-        return tk.prompt(text, offer), answer if row.full else answer[:2]
+        answer = tk.answer(row.call, args, offer)
+        if not row.full and tk.yes in answer:
+            answer = answer[:answer.index(tk.yes) + 2]
+        return tk.prompt(text, offer), answer
 
     def batch(self, size, chunk=[]):
         """Examples of similar length: cut from a sorted pool, in random order."""

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// The starter model through the whole daemon: commands become calls, the rest is declined and never guessed.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { readStream, ROOT, startTandem, user } from "./lib.mjs";
+
+const t = await startTandem(
+  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n`);
+const catalogue = JSON.parse(readFileSync(join(ROOT, "models/starter/catalogue.json"), "utf8"));
+const DECLINED = "Not for me.";
+
+async function ask(text, tools = catalogue) {
+  const r = await t.post({ model: "auto", messages: user(text), ...(tools ? { tools } : {}), temperature: 0 });
+  const body = await r.json();
+  if (body.error?.code === "tandem.model.declined") return { declined: true };
+  assert.equal(r.status, 200, JSON.stringify(body));
+  const message = body.choices[0].message;
+  const call = message.tool_calls?.[0]?.function;
+  if (!call) return { declined: message.content === DECLINED, text: message.content };
+  assert.equal(body.choices[0].finish_reason, "tool_calls");
+  return { name: call.name, arguments: JSON.parse(call.arguments) };
+}
+
+const commands = {
+  "set a timer for 10 minutes": ["timer", { action: "set", duration: "10 minutes" }],
+  "turn off the kitchen lights": ["light", { action: "off", room: "kitchen" }],
+  "remind me to call the dentist tomorrow at nine":
+    ["reminder", { action: "set", text: "call the dentist", date: "tomorrow", time: "nine" }],
+  "what is 18 % of 240": ["calculate", { expression: "18 % of 240" }],
+  "add milk to my shopping list": ["shopping_list", { action: "add", item: "milk" }],
+};
+for (const [text, [name, args]] of Object.entries(commands))
+  test(text, async () => assert.deepEqual(await ask(text), { name, arguments: args }));
+
+test("an open question is declined", async () => {
+  assert.ok((await ask("tell me about the history of the Roman Empire")).declined);
+});
+
+test("a tool that is not offered is declined, and one that is offered is used", async () => {
+  const without = catalogue.filter((x) => x.function.name !== "timer");
+  assert.ok((await ask("set a timer for 10 minutes", without)).declined);
+  const only = catalogue.filter((x) => x.function.name === "timer");
+  assert.equal((await ask("set a timer for 10 minutes", only)).name, "timer");
+});
+
+test("a tool the model was not made for is never called", async () => {
+  const other = [{ type: "function", function: { name: "set_timer", parameters: {
+    type: "object", properties: { minutes: { type: "integer" } }, required: ["minutes"] } } }];
+  assert.ok((await ask("set a timer for 10 minutes", other)).declined);
+});
+
+test("a tool with a known name and other parameters is another tool", async () => {
+  const other = [{ type: "function", function: { name: "timer", parameters: {
+    type: "object", properties: { minutes: { type: "integer" } }, required: ["minutes"] } } }];
+  assert.ok((await ask("set a timer for 10 minutes", other)).declined);
+});
+
+test("without tools it says something, and claims nothing", async () => {
+  const { declined, text } = await ask("turn off the kitchen lights", null);
+  assert.ok(declined || text === "No tools were offered, so nothing was done.", text);
+});
+
+test("a long text is no command", async () => {
+  assert.ok((await ask("set a timer for 10 minutes and ".repeat(20))).declined);
+});
+
+test("a call streams with its name first and whole arguments", async () => {
+  const s = await readStream(await t.post({
+    model: "auto", messages: user("add milk to my shopping list"), tools: catalogue, stream: true, temperature: 0 }));
+  const calls = s.chunks.flatMap((c) => c.choices?.[0]?.delta?.tool_calls ?? []);
+  assert.equal(calls[0].function.name, "shopping_list");
+  assert.deepEqual(JSON.parse(calls.map((c) => c.function.arguments ?? "").join("")), { action: "add", item: "milk" });
+  assert.equal(s.finish, "tool_calls");
+  assert.ok(s.done);
+});
