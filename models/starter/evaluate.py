@@ -100,6 +100,7 @@ def ece(conf, right, bins=15):
 
 def confidences(prob, declined):
     """How sure the model is that the utterance is in scope, by the ways of reckoning that the router offers."""
+    prob = prob or [0.0]  # an empty answer
     c = {"first": prob[0], "min": min(prob), "mean": math.exp(sum(math.log(max(p, 1e-9)) for p in prob) / len(prob)),
          "two": prob[0] * (prob[1] if len(prob) > 1 and not declined else 1)}
     return {k: 1 - v if declined else v for k, v in c.items()}
