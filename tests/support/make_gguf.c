@@ -179,6 +179,7 @@ static void add_weights(struct gguf_context *g, const struct shape *s, struct gg
 int main(int argc, char **argv) {
     struct shape s = {2, 64, 4, 2, 128, 640, 1024, -1, GGML_TYPE_F32, 1.0f};
     const char *template_text = chat_template;
+    char *from_file = NULL;
     uint64_t seed = 1;
     if (argc < 2 || argv[1][0] == '-')
         goto usage;
@@ -208,7 +209,7 @@ int main(int argc, char **argv) {
         else if (!strcmp(k, "--type"))
             s.type = !strcmp(v, "q8_0") ? GGML_TYPE_Q8_0 : !strcmp(v, "f16") ? GGML_TYPE_F16 : GGML_TYPE_F32;
         else if (!strcmp(k, "--template"))
-            template_text = read_file(v);
+            template_text = from_file = read_file(v);
         else
             goto usage;
     }
@@ -242,6 +243,7 @@ int main(int argc, char **argv) {
     }
     gguf_free(g);
     ggml_free(c);
+    free(from_file);
     return 0;
 usage:
     fprintf(stderr, "usage: make_gguf OUT [--layers N] [--embd N] [--heads N] [--kv-heads N] [--ff N] [--vocab N] "
