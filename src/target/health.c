@@ -233,7 +233,9 @@ static void advance(struct entry *e, uint64_t now_ns) {
 static uint32_t ramp_ppm(const struct entry *e, uint64_t now_ns) {
     if (!e->ramping)
         return 1000000;
-    return RAMP_PPM_START << ((now_ns - e->closed_ns) / RAMP_STEP_NS);
+    // Another thread may have closed it after this one looked at the clock.
+    uint64_t since_ns = now_ns > e->closed_ns ? now_ns - e->closed_ns : 0;
+    return RAMP_PPM_START << (since_ns / RAMP_STEP_NS);
 }
 
 static bool probe_ok(const struct entry *e, uint64_t now_ns) {
