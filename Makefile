@@ -41,7 +41,7 @@ fuzz: ## each fuzz target for FUZZ_SECONDS (default 60)
 	@tools/setup check
 	@tools/run-fuzz $(or $(FUZZ_SECONDS),60)
 
-campaign: ## the long campaigns: kills, cuts, simulator (SEED=n replays)
+campaign: ## the long campaigns: kills, cuts, simulator (SEED=n replays, ONLY=cuts picks one)
 	@tools/setup test
 	@$(MAKE) --no-print-directory build
 	@tools/run-campaign $(BUILD) $(SEED)
