@@ -71,8 +71,20 @@ struct td_x_effect *td_x_effect_add(struct td_exchange *x, enum td_x_effect_type
     return effect;
 }
 
+// What could not be read may have been text: nothing after the gap belongs to what was shown before it, so the attempt
+// counts as cut there. After the finish nothing of the answer can be missing.
+static bool has_gap(const struct td_exchange *x, const struct td_x_attempt *a, const struct td_event *ev) {
+    return ev->damaged && ev->type != TD_EV_ERROR && !td_x_attempt_whole(x, a);
+}
+
 static void on_event(struct td_exchange *x, struct td_x_attempt *a, const struct td_x_input *in) {
     const struct td_event *ev = in->event;
+    if (has_gap(x, a, ev)) {
+        a->rec.sent = a->rec.damaged = true;
+        td_x_attempt_stop(x, a);
+        td_x_on_fault(x, a, TD_ERR_CUT, 0, 0, TD_STR("an event of the answer could not be read"));
+        return;
+    }
     td_x_attempt_note(x, a, ev);
     switch (ev->type) {
     case TD_EV_START:

@@ -64,7 +64,7 @@ struct td_x_record {
     uint32_t retry_after_ms;
     bool sent;                           // the backend took it: bytes may have left
     bool delivered;                      // the client saw some of its output, or it confirmed what the client saw
-    bool damaged;                        // an unreadable event of its stream was left out
+    bool damaged;                        // an event of its stream could not be read: it ended there
     uint64_t start_ns, first_ns, end_ns; // monotonic; first_ns: first content, 0 none came
     uint32_t prefix_bytes;               // CONTINUE: handed over; SPLICE: to be reproduced
     uint64_t text_bytes;                 // answer text it produced

@@ -75,7 +75,7 @@ struct td_event {
             uint32_t retry_after_ms; // the upstream's; 0 none
         } error;
     };
-    bool damaged; // an event before this one could not be read and was left out
+    bool damaged; // an event before this one could not be read: text may be missing
     // The provider's own chunk or body (its root) where client and provider speak the same dialect, so that fields
     // unknown here pass through; set on the first event of each choice in a chunk, else NULL. A DELTA without text may
     // come for its sake alone.

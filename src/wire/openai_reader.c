@@ -577,7 +577,7 @@ static void take_root(struct td_reader *r, td_json *root, bool whole) {
     td_json *choices = td_json_get(root, "choices"), *usage = td_json_get(root, "usage"), *v;
     size_t i, max;
     if (!yyjson_is_arr(choices) && !yyjson_is_obj(usage)) {
-        r->damaged = true;
+        r->damaged = r->damaged || choices; // without the member it is a ping or a note: no text can be lost with it
         return;
     }
     r->any_good = true;

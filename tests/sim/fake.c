@@ -194,13 +194,18 @@ static void say_vector(struct sim *s, uint32_t a) {
 
 static void say_content(struct sim *s, uint32_t a) {
     struct fake *f = &s->fakes[a];
+    bool gap = f->fault == FAULT_DAMAGED && f->events == f->fault_at;
     size_t end = token_end(f);
+    if (gap && end < f->full_n) { // the unreadable event took its text with it
+        f->pos = end;
+        end = token_end(f);
+    }
     if (f->splits && end - f->pos > 1 && rng_chance(&s->rng, 50))
         end = f->pos + 1 + rng_below(&s->rng, (uint32_t)(end - f->pos - 1)); // may be inside a character
     struct td_str text = td_str_n(f->full + f->pos, end - f->pos);
     struct td_event ev = {.type = TD_EV_DELTA, .choice = f->choice};
     struct td_token token = {.text = text, .logprob = f->sure ? -0.05f : -1.5f, .entropy = 0.3f};
-    ev.damaged = f->fault == FAULT_DAMAGED;
+    ev.damaged = gap;
     if (s->tool_answer) {
         ev.type = TD_EV_TOOL_CALL;
         if (f->events == 0) {

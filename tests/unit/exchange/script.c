@@ -264,6 +264,8 @@ static void on_text(struct run *r, uint32_t a, const char *w, const char *quote,
         ev.type = TD_EV_REASONING;
     else if (*w == '#')
         ev.choice = (uint32_t)strtoul(w + 1, NULL, 10);
+    else if (*w == '~')
+        ev.damaged = true;
     else if (isdigit((unsigned char)*w)) {
         token.logprob = (float)log(strtod(w, NULL) / 100);
         ev.delta.tokens = &token;

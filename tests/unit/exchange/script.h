@@ -7,6 +7,7 @@
 //   0:on         STARTED         0:hi        the target accepted (START event, model "m0")
 //   0:'text'     DELTA           0:90'text'  DELTA of one token with probability 0.90
 //   0:?'text'    REASONING       0:*'{"a":'  TOOL_CALL piece (the first of an attempt carries id and name)
+//   0:~'text'    DELTA after an event that could not be read
 //   0:1'text'    would be a probability: choices are written 0:#1'text'
 //   0:stop 0:length 0:tools 0:filter        FINISH of choice 0;  0:#1stop of choice 1
 //   0:use,10,5   USAGE prompt, completion    0:end  END

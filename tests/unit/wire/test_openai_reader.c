@@ -190,6 +190,14 @@ static void a_bad_event_among_good_ones_is_left_out(void **state) {
     expect("data: nonsense\n\ndata: 7\n\n", "damaged " GARBAGE);
 }
 
+static void an_object_that_carries_no_choices_is_no_damage(void **state) {
+    (void)state;
+    expect(
+        DELTA("\"content\":\"a\"") "data: {}\n\ndata: {\"id\":7,\"model\":[]}\n\ndata: {\"kind\":\"ping\"}\n\n" DELTA(
+            "\"content\":\"b\"") FINISH("stop") DONE,
+        STARTED "delta 0 text=\"a\"\ndelta 0 text=\"b\"\nfinish 0 stop\nend 0\n");
+}
+
 static void wrong_types_do_no_harm(void **state) {
     (void)state;
     static const char *const odd[] = {"{\"choices\":7}",
@@ -203,10 +211,8 @@ static void wrong_types_do_no_harm(void **state) {
                                       "{\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":7}}]}",
                                       "{\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[7]}}]}",
                                       "{\"choices\":[{\"index\":0,\"finish_reason\":7}]}",
-                                      "{}",
                                       "[]",
                                       "null",
-                                      "{\"id\":7,\"model\":[]}",
                                       "{\"choices\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
                                       "[[[[[]]]]]]]]]]]]]]]]]]]]]]]]"};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
@@ -542,6 +548,7 @@ int main(void) {
         cmocka_unit_test(a_missing_done_after_the_finish_is_fine),
         cmocka_unit_test(a_stream_without_its_finish_is_cut),
         cmocka_unit_test(a_bad_event_among_good_ones_is_left_out),
+        cmocka_unit_test(an_object_that_carries_no_choices_is_no_damage),
         cmocka_unit_test(wrong_types_do_no_harm),
         cmocka_unit_test(tool_calls_are_numbered_whatever_the_provider_does),
         cmocka_unit_test(tool_calls_without_an_id_get_one),
