@@ -43,6 +43,13 @@ struct td_outbox_settings {
     enum td_reconcile reconcile;
 };
 
+// Where later answers are delivered. `place` says where it is and what it may see, in a target's words.
+struct td_webhook {
+    struct td_target place;   // base_url "": no webhook
+    struct td_str secret_ref; // signs each delivery
+    bool private_ok;          // its address may be this machine's or a private network's
+};
+
 struct td_config {
     struct td_arena arena;
     atomic_uint refs;
@@ -63,6 +70,7 @@ struct td_config {
     enum td_durability durability;
     uint32_t ledger_batch_ms;
     struct td_outbox_settings outbox;
+    struct td_webhook webhook;
 
     struct td_target *targets;
     uint32_t target_count;

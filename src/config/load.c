@@ -255,6 +255,32 @@ static const struct td_node *child(const struct td_node *map, const char *key) {
     return n;
 }
 
+static enum td_err complete_webhook(struct td_loader *l, const struct td_node *n) {
+    struct td_webhook *w = &l->config->webhook;
+    struct td_target *t = &w->place;
+    struct td_url url;
+    struct td_error why;
+    if (n && !t->base_url.n)
+        return td_option_error(l, n, "webhook: url is missing");
+    if (!t->base_url.n)
+        return TD_OK;
+    if (td_url_parse(t->base_url, &url, &why) != TD_OK)
+        return td_option_error(l, n, "webhook: %s", why.message);
+    if (!url.tls && !url.loopback && !t->insecure)
+        return td_option_error(l, n,
+                               "webhook: http:// would send answers in the clear; use https://, or say "
+                               "insecure: true");
+    if (url.loopback && !w->private_ok)
+        return td_option_error(l, n, "webhook: an address of this machine needs private: true");
+    t->name = TD_STR("webhook");
+    t->index = TD_TARGET_UNLISTED;
+    t->provider = TD_PROVIDER_OPENAI;
+    t->terminal = true; // it answers nothing, so it is what its tier says
+    t->loopback = url.loopback;
+    complete_policy(t);
+    return TD_OK;
+}
+
 // What can be judged only when all parts are known; `root` for the places of errors.
 static enum td_err check_whole(struct td_loader *l, const struct td_node *root) {
     struct td_config *c = l->config;
@@ -278,7 +304,7 @@ static enum td_err check_whole(struct td_loader *l, const struct td_node *root) 
         return td_option_error(l, tls, "tls: cert and key belong together");
     if (c->listen.tls_client_ca.n && !c->listen.tls_cert.n)
         return td_option_error(l, tls, "tls: client_ca needs cert and key");
-    return TD_OK;
+    return complete_webhook(l, child(root, "webhook"));
 }
 
 static enum td_err read_tree(struct td_loader *l, const struct td_node *root) {
@@ -289,6 +315,7 @@ static enum td_err read_tree(struct td_loader *l, const struct td_node *root) {
     if (!child(root, "version"))
         return td_option_error(l, root, "the file must start with version: 1");
     c->policy.on_cut_min_quality = 0;
+    c->webhook.place.labels_cleared = UINT32_MAX;
     enum td_err err = td_option_read(l, root, td_config_options, c);
     c->policy.version = c->version;
     c->policy.targets = c->targets;

@@ -735,6 +735,29 @@ static const struct td_option outbox_rows[] = {
     {"reconcile", TD_OPT_WORD, F(outbox.reconcile), 0, 0, "take_better", "when two answers differ",
      "take_better | keep_local | ask", word_reconcile},
     {NULL}};
+
+static enum td_err read_webhook_labels(struct td_loader *l, const struct td_node *node, void *base) {
+    return read_labels(l, node, &((struct td_config *)base)->webhook.place.labels_cleared);
+}
+
+#define H(field) F(webhook.place.field)
+static const struct td_option webhook_rows[] = {
+    {"url", TD_OPT_URL, H(base_url), 0, 0, NULL, "where later answers are delivered (POST)"},
+    {"secret", TD_OPT_SECRET, F(webhook.secret_ref), 0, 0, NULL, "where the secret is found that signs each delivery"},
+    {"auth", TD_OPT_SECRET, H(api_key_ref), 0, 0, NULL, "where a bearer token for the receiver is found"},
+    {"ca_file", TD_OPT_PATH, H(ca_file), 0, 0, NULL, "a private CA's certificates (PEM)"},
+    {"proxy", TD_OPT_TEXT, H(proxy), 1, 1024, NULL, "http://host:port of a proxy; default: none"},
+    {"private", TD_OPT_BOOL, F(webhook.private_ok), 0, 0, "false",
+     "its address may be on this machine or a private network"},
+    {"insecure", TD_OPT_BOOL, H(insecure), 0, 0, "false", "allow http:// to a host that is not this machine"},
+    {"tier", TD_OPT_WORD, H(tier), 0, 0, "cloud", "where the receiver runs, for the rules", TIERS, word_tier},
+    {"region", TD_OPT_REGION, H(region), 0, 0, NULL, "where the receiver is; without one it sees public texts only"},
+    {"clearance", TD_OPT_WORD, H(clearance), 0, 0, NULL,
+     "highest data class whose text it may see; not stated: public; what is above is told without its text", CLASSES,
+     word_class, .stated = H(clearance_stated) + 1},
+    {"labels", TD_OPT_CUSTOM, 0, 0, 0, NULL, "the only labels it may see; not stated: all", "one or a list of labels",
+     NULL, NULL, TD_SHAPE_ONE, read_webhook_labels},
+    {NULL}};
 const struct td_option td_config_options[] = {
     {"version", TD_OPT_CUSTOM, 0, 0, 0, NULL, "of this file's form; must be given", "1", NULL, NULL, TD_SHAPE_ONE,
      read_version},
@@ -768,4 +791,5 @@ const struct td_option td_config_options[] = {
     {"policy", TD_OPT_SECTION, F(policy), 0, 0, NULL, "which request may go where", NULL, NULL, policy_rows},
     {"ledger", TD_OPT_SECTION, 0, 0, 0, NULL, "the record of every attempt", NULL, NULL, ledger_rows},
     {"outbox", TD_OPT_SECTION, 0, 0, 0, NULL, "requests kept for a better answer", NULL, NULL, outbox_rows},
+    {"webhook", TD_OPT_SECTION, 0, 0, 0, NULL, "delivery of later answers", NULL, NULL, webhook_rows},
     {NULL}};

@@ -171,20 +171,24 @@ static bool region_in(const struct td_target_set *set, struct td_str region) {
     return false;
 }
 
+static bool named_in(const struct td_target_set *set, uint32_t index) {
+    return index < TD_TARGETS_MAX && set->targets >> index & 1;
+}
+
 // TD_REASON_CHOSEN where the set holds it, else the dimension that does not.
 static enum td_reason outside(const struct td_target_set *set, const struct td_target *t, uint32_t index) {
     if (set->has_tiers && !(set->tiers >> t->policy_tier & 1))
         return TD_REASON_TIER;
     if (set->has_regions && !region_in(set, t->region))
         return TD_REASON_RESIDENCY;
-    if (set->has_targets && !(set->targets >> index & 1))
+    if (set->has_targets && !named_in(set, index))
         return TD_REASON_DENIED;
     return TD_REASON_CHOSEN;
 }
 
 static bool in_any(const struct td_target_set *set, const struct td_target *t, uint32_t index) {
     return (set->has_tiers && set->tiers >> t->policy_tier & 1) || (set->has_regions && region_in(set, t->region)) ||
-           (set->has_targets && set->targets >> index & 1);
+           (set->has_targets && named_in(set, index));
 }
 
 // The rules that matched, on one target.

@@ -149,6 +149,8 @@ struct td_policy_verdict {
 struct td_policy_verdict td_policy_check_attempt(const struct td_policy *accepted, const struct td_policy *current,
                                                  const struct td_facts *facts, const struct td_world *world,
                                                  const struct td_target *target);
+// `index` of a place that is no target of the list (a webhook): no rule that names targets speaks of it.
+#define TD_TARGET_UNLISTED UINT32_MAX
 // NULL where there is none of this name.
 const struct td_target *td_policy_target(const struct td_policy *policy, struct td_str name);
 const struct td_tenant *td_policy_tenant(const struct td_policy *policy, struct td_str name);

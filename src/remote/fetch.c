@@ -268,6 +268,53 @@ static enum td_err copy(struct td_str s, char **out, struct td_error *e) {
     return *out ? TD_OK : td_error_set(e, TD_ERR_NOMEM, "out of memory while preparing a transfer");
 }
 
+// The key's bytes into `out`; 0 where it is none.
+static size_t signing_key(const struct td_secret *secret, unsigned char out[TD_SECRET_BYTES_MAX]) {
+    size_t n = secret->n;
+    if (n <= 6 || memcmp(secret->p, "whsec_", 6) != 0) {
+        memcpy(out, secret->p, n);
+        return n;
+    }
+    return sodium_base642bin(out, TD_SECRET_BYTES_MAX, secret->p + 6, n - 6, NULL, &n, NULL,
+                             sodium_base64_VARIANT_ORIGINAL) == 0
+               ? n
+               : 0;
+}
+
+static enum td_err add_signature(struct td_fetch *f, const struct td_fetch_spec *s, const char *time_s,
+                                 struct td_error *e) {
+    unsigned char key[TD_SECRET_BYTES_MAX], mac[crypto_auth_hmacsha256_BYTES];
+    char value[80] = "v1,";
+    struct td_secret secret;
+    crypto_auth_hmacsha256_state h;
+    enum td_err err = td_secret_resolve(s->sign_ref, &secret, e);
+    if (err)
+        return err;
+    size_t n = signing_key(&secret, key);
+    td_secret_finish(&secret);
+    if (n == 0)
+        return td_error_set(e, TD_ERR_CONFIG, "the webhook's secret is not Base64 after whsec_");
+    crypto_auth_hmacsha256_init(&h, key, n);
+    sodium_memzero(key, sizeof key);
+    crypto_auth_hmacsha256_update(&h, (const unsigned char *)s->sign_id.p, s->sign_id.n);
+    crypto_auth_hmacsha256_update(&h, (const unsigned char *)".", 1);
+    crypto_auth_hmacsha256_update(&h, (const unsigned char *)time_s, strlen(time_s));
+    crypto_auth_hmacsha256_update(&h, (const unsigned char *)".", 1);
+    crypto_auth_hmacsha256_update(&h, (const unsigned char *)s->body.p, s->body.n);
+    crypto_auth_hmacsha256_final(&h, mac);
+    sodium_memzero(&h, sizeof h);
+    sodium_bin2base64(value + 3, sizeof value - 3, mac, sizeof mac, sodium_base64_VARIANT_ORIGINAL);
+    return td_headers_add(&f->headers, TD_STR("webhook-signature"), td_str_of(value), e);
+}
+
+static enum td_err add_webhook_headers(struct td_fetch *f, const struct td_fetch_spec *s, struct td_error *e) {
+    char time_s[24];
+    snprintf(time_s, sizeof time_s, "%lld", (long long)(td_wall_ms() / 1000));
+    enum td_err err = td_headers_add(&f->headers, TD_STR("webhook-id"), s->sign_id, e);
+    err = err ? err : td_headers_add(&f->headers, TD_STR("webhook-timestamp"), td_str_of(time_s), e);
+    return err || !s->sign_ref.n ? err : add_signature(f, s, time_s, e);
+}
+
 static enum td_err add_headers(struct td_fetch *f, const struct td_fetch_spec *s, struct td_error *e) {
     enum td_err err = td_headers_add(&f->headers, TD_STR("User-Agent"), TD_STR(TD_REMOTE_AGENT), e);
     struct td_secret secret;
@@ -287,6 +334,8 @@ static enum td_err add_headers(struct td_fetch *f, const struct td_fetch_spec *s
         sodium_memzero(value, sizeof value);
         td_secret_finish(&secret);
     }
+    if (!err && s->sign_id.n)
+        err = add_webhook_headers(f, s, e);
     if (!err && s->post) {
         struct curl_slist *longer = curl_slist_append(f->headers, "Expect:");
         err = longer ? TD_OK : td_error_set(e, TD_ERR_NOMEM, "out of memory while preparing headers");

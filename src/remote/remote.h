@@ -83,7 +83,11 @@ struct td_fetch_spec {
     struct td_str body;              // alive until the end
     const struct td_header *headers; // copied
     uint32_t header_count;
-    struct td_str auth_ref;                 // "env:NAME" …: sent as "authorization: Bearer …"; empty none
+    struct td_str auth_ref; // "env:NAME" …: sent as "authorization: Bearer …"; empty none
+    // Signed as Standard Webhooks says (standardwebhooks.com): webhook-id, webhook-timestamp and webhook-signature, an
+    // HMAC-SHA-256 of "id.timestamp.body" under the secret that `sign_ref` names ("whsec_" and Base64, or as it is).
+    // Empty: not signed; the id and the time are sent all the same where there is an id.
+    struct td_str sign_ref, sign_id;
     struct td_str ca_file, proxy;           // as in a target; empty none
     int64_t range_from;                     // > 0: asks for the rest only
     struct td_str if_range;                 // the ETag that rest must belong to

@@ -11,6 +11,7 @@
 #include "route/decide.h"
 #include "route/features.h"
 #include "runtime/call.h"
+#include "runtime/events.h"
 #include "store/catalogue.h"
 #include "target/words.h"
 
@@ -367,18 +368,48 @@ static enum td_err exchanges_get(struct admin *a, struct td_error *e) {
     return a->list_err;
 }
 
-static bool note_state(void *user, const struct td_outbox_entry *entry) {
-    *(enum td_outbox_state *)user = entry->state;
+struct decision {
+    enum td_accepted accepted;
+    enum td_outbox_state state;
+    struct td_buf event;
+    enum td_err err;
+};
+
+// What the entry's client is told: which answer stands now.
+static bool on_decided(void *user, const struct td_outbox_entry *entry) {
+    struct decision *d = user;
+    bool cloud = d->accepted == TD_ACCEPTED_CLOUD;
+    const struct td_outbox_answer *answer = cloud ? &entry->cloud : &entry->local;
+    d->state = entry->state;
+    enum td_err err =
+        td_buf_printf(&d->event, "{\"op\":\"%s\",\"verdict\":\"person\",\"target\":", cloud ? "replace" : "confirm");
+    err = err ? err : td_buf_add_json(&d->event, answer->target);
+    err = err ? err : td_buf_addz(&d->event, ",\"text\":");
+    err = err ? err : td_buf_add_json(&d->event, answer->body);
+    d->err = err ? err : td_buf_addc(&d->event, '}');
     return false;
 }
 
 static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum td_accepted accepted,
                                  struct td_error *e) {
     struct td_str id = td_json_get_str(a->params, "id");
-    struct td_outbox_move move = {.to = to, .accepted = accepted};
-    TRY(td_outbox_get(a->rt->store, TD_STR_NONE, id, note_state, &move.from, e));
-    move.verdict = to == TD_OUTBOX_RECONCILED ? TD_STR("person") : TD_STR_NONE;
-    TRY(td_outbox_move(a->rt->store, id, &move, NULL, e));
+    struct decision d = {.accepted = accepted};
+    struct td_outbox_event event = {TD_STR("revision"), TD_STR_NONE};
+    td_buf_init(&d.event, TD_REPLY_BYTES_MAX);
+    enum td_err err = td_outbox_get(a->rt->store, TD_STR_NONE, id, on_decided, &d, e);
+    err = err ? err : d.err;
+    if (err == TD_OK) {
+        struct td_outbox_move move = {.from = d.state, .to = to, .accepted = accepted};
+        if (to == TD_OUTBOX_RECONCILED) {
+            event.data = td_buf_str(&d.event);
+            move.verdict = TD_STR("person");
+            move.event = &event;
+        }
+        err = td_outbox_move(a->rt->store, id, &move, NULL, e);
+    }
+    td_buf_finish(&d.event);
+    TRY(err);
+    td_events_wake(a->rt->events);
     return td_buf_printf(&a->out, "{\"state\":\"%s\"}", td_outbox_state_word(to));
 }
 

@@ -102,6 +102,8 @@ struct td_replay {
                  double quality, bool sent);
     void *user;
 };
+// Stands among `allowed` where the webhook might see the answer; no target has such a name.
+#define TD_OUTBOX_WEBHOOK_MARK "@webhook"
 // Asks it again on some worker: on any target but the device, under the stricter of then and now. TD_ERR_NOMEM: done is
 // not called. Any thread.
 enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) TD_MUST_USE;

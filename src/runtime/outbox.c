@@ -26,6 +26,18 @@ static enum td_err allowed_targets(const struct td_call *call, struct td_buf *ou
     return err;
 }
 
+// The webhook as well: a later answer tells its text to no receiver that the policy of now would keep it from.
+static enum td_err allowed_webhook(const struct td_call *call, struct td_buf *out) {
+    const struct td_config *config = call->config;
+    struct td_ruling ruling;
+    if (!config->webhook.place.base_url.n)
+        return TD_OK;
+    td_policy_rule(&config->policy, &call->facts, &call->world, &ruling);
+    if (td_policy_admits(&config->policy, &ruling, &call->facts, &config->webhook.place, NULL) != TD_REASON_CHOSEN)
+        return TD_OK;
+    return td_buf_addz(out, TD_OUTBOX_WEBHOOK_MARK "\n");
+}
+
 static void on_queued(void *arg, enum td_err err) {
     struct td_call *call = arg;
     call->outbox_acked = err == TD_OK;
@@ -57,12 +69,14 @@ void td_call_keep(struct td_call *call) {
         .residency = call->plan->residency,
         .reconcile = td_str_of(reconcile_words[config->outbox.reconcile]),
         .request = call->request.body,
-        .context = td_buf_str(&allowed),
     };
     struct td_ack ack = {call->worker->loop, on_queued, call};
     atomic_fetch_add(&call->refs, 1);
     if (err == TD_OK && allowed.n == 0)
         err = TD_ERR_NO_TARGET; // nobody could ever answer it better
+    if (err == TD_OK)
+        err = allowed_webhook(call, &allowed);
+    entry.context = td_buf_str(&allowed);
     if (err == TD_OK)
         err = td_outbox_add(rt->store, &entry, &ack, &e);
     if (err != TD_OK) {

@@ -62,7 +62,8 @@ struct td_runtime {
     const char *hosts[64], *origins[64]; // of td_listen_settings_get
     uint64_t started_ns;
     struct td_events *events;     // events.h
-    struct td_replayer *replayer; // jobs/replay.h; kept here for jobs/open.c
+    struct td_replayer *replayer; // jobs/replay.h; kept here for jobs/open.c, as is:
+    struct td_webhook_sender *webhook;
     struct {
         struct td_counter *requests, *failed, *bytes_out, *ledger_lost;
         struct td_gauge *running, *link_up;

@@ -136,6 +136,12 @@ struct td_event_record {
 typedef bool (*td_event_record_fn)(void *user, const struct td_event_record *event);
 enum td_err td_events_after(struct td_store *store, struct td_str tenant, uint64_t after, uint32_t limit,
                             td_event_record_fn fn, void *user, struct td_error *e) TD_MUST_USE;
+// The first event after `after`, whosever it is. Not for clients.
+enum td_err td_events_next(struct td_store *store, uint64_t after, td_event_record_fn fn, void *user,
+                           struct td_error *e) TD_MUST_USE;
+// How far a reader of its own got, durably: the newest id that it is done with. `*id` UINT64_MAX: never marked.
+enum td_err td_events_mark(struct td_store *store, const char *reader, uint64_t id, struct td_error *e) TD_MUST_USE;
+enum td_err td_events_marked(struct td_store *store, const char *reader, uint64_t *id, struct td_error *e) TD_MUST_USE;
 // The newest id; 0 none yet.
 enum td_err td_events_last(struct td_store *store, uint64_t *id, struct td_error *e) TD_MUST_USE;
 

@@ -5,8 +5,9 @@
 //                     [--first-token-ms N] [--models a,b] [--script JSON] [--instant]
 //
 // Prints one `name=value` per line when it listens: port, control_port and, with --tls, tls_port, tls_expired_port,
-// tls_wrong_host_port, tls_mtls_port; FOLDER then holds ca.pem, client.pem, client.key. Ends on SIGTERM or when its
-// standard input ends. --instant: plain requests get one fixed answer of 1 KB, streams fixed tokens, nothing is logged.
+// tls_wrong_host_port, tls_mtls_port; FOLDER then holds ca.pem, client.pem, client.key,
+// server.pem, server.key. Ends on SIGTERM or when its standard input ends. --instant: plain requests get one fixed
+// answer of 1 KB, streams fixed tokens, nothing is logged.
 //
 // Control, on every port and on control_port (which --down leaves alone):
 //   POST /_script {"queue": [B, …], "standing": B | null}   behaviours: one per request, then the standing one
@@ -1322,8 +1323,8 @@ int main(int argc, char **argv) {
     event_base_dispatch(s.base);
     status = 0;
 out:
-    // Connections still open now, and what libevent defers of closing a TLS connection, go with the process: taken apart
-    // here, LeakSanitizer would report whatever the loop had not come to.
+    // Connections still open now, and what libevent defers of closing a TLS connection, go with the process: taken
+    // apart here, LeakSanitizer would report whatever the loop had not come to.
     fflush(NULL);
     _exit(status);
 }

@@ -78,7 +78,8 @@ bool tls_make(const char *folder, SSL_CTX *contexts[TLS_MODE_COUNT]) {
               (wrong = make_cert("wrong.example", "DNS:wrong.example", key, ca, ca_key, -day, 30 * day)) != NULL &&
               (client = make_cert("client", "DNS:client", client_key, ca, ca_key, -day, 30 * day)) != NULL &&
               save(folder, "ca.pem", ca, NULL) && save(folder, "client.pem", client, NULL) &&
-              save(folder, "client.key", NULL, client_key);
+              save(folder, "client.key", NULL, client_key) && save(folder, "server.pem", good, NULL) &&
+              save(folder, "server.key", NULL, key);
     if (ok) {
         contexts[TLS_GOOD] = make_context(good, key, NULL);
         contexts[TLS_EXPIRED] = make_context(expired, key, NULL);
