@@ -57,7 +57,8 @@
     X(EXPOSED, "tandem.listen.refused", "will not listen on an address that other machines reach")                     \
     X(LISTEN, "tandem.listen.failed", "could not listen")                                                              \
     X(LOCKED, "tandem.store.locked", "another process holds the data directory")                                       \
-    X(CANCELLED, "tandem.cancelled", "cancelled")
+    X(CANCELLED, "tandem.cancelled", "cancelled")                                                                      \
+    X(CHAIN, "tandem.chain.too_long", "the request has passed through too many Tandems")
 
 enum td_err {
     TD_OK = 0,

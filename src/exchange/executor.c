@@ -700,7 +700,7 @@ void td_x_succeed(struct td_exchange *x) {
 static bool worth_keeping(enum td_err code) {
     enum td_x_class class = td_x_fault_class(code);
     return class != TD_X_CLASS_FINAL && class != TD_X_CLASS_CONTEXT && code != TD_ERR_UPSTREAM_REQUEST &&
-           code != TD_ERR_UNSUPPORTED && code != TD_ERR_NO_TARGET && code != TD_ERR_CANCELLED;
+           code != TD_ERR_UNSUPPORTED && code != TD_ERR_NO_TARGET && code != TD_ERR_CHAIN && code != TD_ERR_CANCELLED;
 }
 
 void td_x_give_up(struct td_exchange *x, enum td_err code) {

@@ -245,6 +245,26 @@ enum td_reason td_policy_admits(const struct td_policy *p, const struct td_rulin
     return reason;
 }
 
+uint32_t td_policy_tiers(const struct td_policy *p, const struct td_facts *f, const struct td_world *world) {
+    struct td_ruling r;
+    uint32_t tiers = f->tiers_allowed ? f->tiers_allowed : (1u << TD_TIER_COUNT) - 1;
+    td_policy_rule(p, f, world, &r);
+    for (uint32_t i = 0; i < p->rule_count; i++) {
+        const struct td_rule *rule = &p->rules[i];
+        if (!(r.matched[i / 64] >> (i % 64) & 1))
+            continue;
+        if (rule->has_allow && rule->allow.has_tiers)
+            tiers &= rule->allow.tiers;
+        if (rule->has_deny && rule->deny.has_tiers)
+            tiers &= ~rule->deny.tiers;
+    }
+    if (r.tenant && r.tenant->has_allow && r.tenant->allow.has_tiers)
+        tiers &= r.tenant->allow.tiers;
+    if (r.transform >= TD_TRANSFORM_LOCAL_ONLY)
+        tiers &= r.transform == TD_TRANSFORM_BLOCK ? 0 : 1u << TD_TIER_DEVICE;
+    return tiers & ((1u << TD_TIER_COUNT) - 1);
+}
+
 // One policy's word on a target that may be described by another snapshot, at its place in this one.
 static bool check_one(const struct td_policy *p, const struct td_facts *f, const struct td_world *world,
                       const struct td_target *t, uint32_t index, struct td_policy_verdict *v) {

@@ -151,6 +151,9 @@ struct td_policy_verdict td_policy_check_attempt(const struct td_policy *accepte
                                                  const struct td_target *target);
 // `index` of a place that is no target of the list (a webhook): no rule that names targets speaks of it.
 #define TD_TARGET_UNLISTED UINT32_MAX
+// The tiers that facts, matching rules and the tenant leave, as bits: what the next Tandem of a chain must keep to.
+// `world` may be NULL as above.
+uint32_t td_policy_tiers(const struct td_policy *policy, const struct td_facts *facts, const struct td_world *world);
 // NULL where there is none of this name.
 const struct td_target *td_policy_target(const struct td_policy *policy, struct td_str name);
 const struct td_tenant *td_policy_tenant(const struct td_policy *policy, struct td_str name);

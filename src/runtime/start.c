@@ -6,6 +6,7 @@
 
 #include "base/time.h"
 #include "runtime/call.h"
+#include "target/words.h"
 
 static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enum td_reason reason,
                    uint32_t retry_after_ms) {
@@ -73,6 +74,16 @@ static void on_lease(void *arg, enum td_err err) {
     td_call_unref(call);
 }
 
+// What this request has cost so far. An attempt under way counts with the money that is put aside for it.
+static int64_t spent_nusd(const struct td_call *call, uint32_t but_for_attempt) {
+    int64_t sum = 0;
+    uint32_t n = td_exchange_attempts(call->x);
+    for (uint32_t i = 0; i < n && i < TD_ATTEMPTS_MAX; i++)
+        if (i != but_for_attempt)
+            sum += call->slots[i].held ? call->slots[i].hold.nusd : td_exchange_record(call->x, i)->cost_nusd;
+    return sum;
+}
+
 // Puts the money aside. TD_ERR_CANCELLED: it waits for a lease and will come back.
 static enum td_err reserve(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
     struct td_runtime *rt = call->worker->runtime;
@@ -85,6 +96,11 @@ static enum td_err reserve(struct td_call *call, struct td_slot *slot, const str
     int64_t nusd = target->paid ? td_x_cost_nusd(target, &most) : 0;
     if (target->paid && !td_store_writable(rt->store))
         return TD_ERR_LEDGER;
+    // The ceiling is for all attempts together: what was dear to fail leaves less for the next.
+    int64_t ceiling = call->plan->max_cost_nusd;
+    if (target->paid && ceiling >= 0 &&
+        spent_nusd(call, slot->start.attempt) + call->plan->verdicts[slot->start.target].cost_nusd > ceiling)
+        return TD_ERR_NO_TARGET;
     enum td_err err = td_govern_reserve(rt->govern, &call->ticket, target->name, nusd, td_wall_ms(), &slot->hold, &e);
     if (err == TD_OK) {
         slot->held = true;
@@ -103,6 +119,8 @@ static enum td_err reserve(struct td_call *call, struct td_slot *slot, const str
 static enum td_err admit(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
     struct td_runtime *rt = call->worker->runtime;
     bool last = slot->start.step + 1 >= call->plan->step_count;
+    if (slot->start.retry && call->request.wishes.hops)
+        return TD_ERR_UPSTREAM_SERVER; // retries are made by one Tandem of a chain, the first: else they multiply
     if (slot->start.retry && !td_health_retry(rt->health, target, td_now_ns()))
         return TD_ERR_UPSTREAM_SERVER;
     if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, call->config->policy.hedge_ppm_max))
@@ -130,14 +148,28 @@ static bool upstream_streams(const struct td_call *call, const struct td_target 
            (call->request.stream || call->plan->mode != TD_MODE_SINGLE || target->provider == TD_PROVIDER_LLAMA);
 }
 
+// The tiers a request may still reach beyond the next Tandem. That one's own device is where it stands itself, and
+// there the request may go.
+static void chain_tiers(const struct td_call *call, struct td_wishes *w) {
+    struct td_config *current = td_runtime_config(call->worker->runtime, NULL);
+    uint32_t tiers = td_policy_tiers(&call->config->policy, &call->facts, &call->world) &
+                     td_policy_tiers(&current->policy, &call->facts, &call->world);
+    td_config_unref(current);
+    tiers |= 1u << TD_TIER_DEVICE;
+    w->tier_count = 0;
+    for (int t = 0; t < TD_TIER_COUNT && tiers != (1u << TD_TIER_COUNT) - 1; t++)
+        if (tiers >> t & 1)
+            w->tiers[w->tier_count++] = td_str_of(td_tier_word((enum td_tier)t));
+}
+
 // What the next Tandem must hold to: the effective values, which may be stricter than what the caller said. A request
 // that has passed too many Tandems goes to no further one.
-static enum td_err chain_wishes(const struct td_call *call, struct td_wishes *w) {
+static enum td_err chain_wishes(const struct td_call *call, uint32_t attempt, struct td_wishes *w) {
     const struct td_plan *plan = call->plan;
     const struct td_policy *policy = &call->config->policy;
     *w = call->request.wishes;
     if (++w->hops > TD_HOPS_MAX)
-        return TD_ERR_FORBIDDEN;
+        return TD_ERR_CHAIN;
     if (plan->data_class > w->data_class)
         w->data_class = plan->data_class;
     for (uint32_t bit = 0; bit < policy->label_count && bit < TD_LABELS_MAX; bit++) {
@@ -150,6 +182,12 @@ static enum td_err chain_wishes(const struct td_call *call, struct td_wishes *w)
             w->labels[w->label_count++] = policy->labels[bit];
     }
     w->residency = plan->residency;
+    chain_tiers(call, w);
+    w->max_cost_nusd = -1;
+    if (plan->max_cost_nusd >= 0) {
+        int64_t spent = spent_nusd(call, attempt);
+        w->max_cost_nusd = plan->max_cost_nusd > spent ? plan->max_cost_nusd - spent : 0;
+    }
     if (plan->deadline_ms) {
         uint64_t spent_ms = (td_now_ns() - call->arrival_ns) / TD_MS_NS;
         w->deadline_ms = plan->deadline_ms > spent_ms ? plan->deadline_ms - spent_ms : 1;
@@ -169,7 +207,7 @@ static enum td_err serialise(struct td_call *call, struct td_slot *slot, const s
     struct td_wishes chain;
     td_buf_clear(&slot->body);
     if (target->provider == TD_PROVIDER_TANDEM) {
-        enum td_err err = chain_wishes(call, &chain);
+        enum td_err err = chain_wishes(call, slot->start.attempt, &chain);
         if (err != TD_OK)
             return err;
         spec.chain = &chain;
@@ -269,6 +307,7 @@ static enum td_reason refusal_of(enum td_err err) {
     switch (err) {
     case TD_ERR_BUDGET:
     case TD_ERR_LEDGER:
+    case TD_ERR_NO_TARGET:
         return TD_REASON_COST;
     case TD_ERR_OVERLOAD:
         return TD_REASON_OVERLOADED;

@@ -34,6 +34,8 @@ int td_openai_status(enum td_err err) {
     case TD_ERR_UPSTREAM_RATE:
     case TD_ERR_UPSTREAM_QUOTA:
         return 429;
+    case TD_ERR_CHAIN:
+        return 508; // RFC 5842: loop detected
     case TD_ERR_CANCELLED:
         return 499; // the client closed the request: nobody reads it, the log does
     case TD_ERR_CONNECT:

@@ -171,6 +171,31 @@ static enum td_err judge(int status, const char *said) {
     }
 }
 
+// What the next Tandem of a chain said, in our own words.
+static enum td_err judge_own(struct td_str code, int status, enum td_err otherwise) {
+    enum td_err e = TD_OK;
+    if (!td_str_starts(code, TD_STR("tandem.")))
+        return otherwise;
+    for (int i = 1; i < TD_ERR_COUNT && e == TD_OK; i++)
+        if (td_str_is(code, td_err_code((enum td_err)i)))
+            e = (enum td_err)i;
+    switch (e) {
+    case TD_ERR_CONTEXT_LENGTH:
+    case TD_ERR_CONTENT_POLICY:
+    case TD_ERR_NOT_FOR_ME:
+    case TD_ERR_CHAIN:
+        return e;
+    case TD_ERR_BUDGET:
+    case TD_ERR_UPSTREAM_QUOTA:
+        return TD_ERR_UPSTREAM_QUOTA;
+    case TD_ERR_BLOCKED: // its policy is not ours: another target may still answer
+    case TD_ERR_NO_TARGET:
+        return status < 500 ? TD_ERR_UPSTREAM_REQUEST : TD_ERR_UPSTREAM_SERVER;
+    default:
+        return otherwise;
+    }
+}
+
 // "12", "0.5" → milliseconds; -1 for anything else.
 static double read_decimal(struct td_str s) {
     double v = 0, scale = 0;
@@ -288,7 +313,7 @@ void td_openai_read_error(int status, struct td_str retry_after, struct td_str r
     join_words(&w, said, sizeof said);
     if (status == 0 && w.number >= 400 && w.number < 600)
         status = (int)w.number;
-    out->code = judge(status, said);
+    out->code = judge_own(w.code, status, judge(status, said));
     out->retry_after_ms = read_retry(retry_after, retry_after_ms, now_s, w.message);
     copy_text(out->provider_code, sizeof out->provider_code, w.code.n ? w.code : w.type);
     if (out->code == TD_ERR_UPSTREAM_AUTH || w.message.n == 0) // their words may show part of a key

@@ -5,7 +5,7 @@
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { connect } from "node:net";
+import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after } from "node:test";
@@ -67,6 +67,7 @@ export async function startUpstream(...args) {
     ...ports,
     url: `http://127.0.0.1:${ports.port}/v1`,
     script: (...queue) => control("/_script", { queue }),
+    scriptThen: (standing, ...queue) => control("/_script", { queue, standing }),
     standing: (b) => control("/_script", { queue: [], standing: b }),
     down: (down) => control("/_down", { down }),
     reset: () => control("/_reset", {}),
@@ -75,10 +76,21 @@ export async function startUpstream(...args) {
   };
 }
 
+// A port that was free a moment ago, for what must know its own before it starts.
+export function freePort() {
+  return new Promise((resolve, reject) => {
+    const server = createServer().once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+}
+
 // `config` is YAML text; data_dir and listen are added.
-export async function startTandem(config, { env = {}, args = [], dir = scratch() } = {}) {
+export async function startTandem(config, { env = {}, args = [], dir = scratch(), port = 0 } = {}) {
   const file = join(dir, "tandem.yaml");
-  writeFileSync(file, `version: 1\nlisten: 127.0.0.1:0\ndata_dir: ${dir}/data\n${config}`);
+  writeFileSync(file, `version: 1\nlisten: 127.0.0.1:${port}\ndata_dir: ${dir}/data\n${config}`);
   const c = child(TANDEM, ["serve", "--config", file, "--drain", "5", ...args], { env: { ...process.env, ...env } });
   let stopped = false;
   const self = {

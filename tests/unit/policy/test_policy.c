@@ -296,6 +296,33 @@ static void regions_hold_their_parts_and_nothing_else(void **state) {
         assert_int_equal(td_region_within(td_str_of(rows[i].region), td_str_of(rows[i].allowed)), rows[i].within);
 }
 
+static void the_tiers_that_are_left_are_those_that_rules_leave(void **state) {
+    (void)state;
+    static const struct {
+        const char *policy;
+        uint32_t wished, left;
+    } rows[] = {
+        {"", 0, 15},
+        {"", 1u << TD_TIER_CLOUD, 1u << TD_TIER_CLOUD},
+        {"policy: {rules: [{allow: {tiers: [device, onprem]}}, {deny: {tiers: device}}]}\n", 0, 1u << TD_TIER_ONPREM},
+        {"policy: {rules: [{when: {labels: phi}, allow: {tiers: device}}]}\n", 0, 15}, // does not match
+        {"policy: {rules: [{allow: {tiers: [device, edge]}}]}\n", 1u << TD_TIER_CLOUD, 0},
+        {"policy: {rules: [{transform: local_only}]}\n", 0, 1u << TD_TIER_DEVICE},
+        {"policy: {rules: [{transform: block}]}\n", 0, 0},
+        {"tenants: [{name: t, allow: {tiers: [edge, cloud]}}]\n", 0, 1u << TD_TIER_EDGE | 1u << TD_TIER_CLOUD},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char text[2048];
+        snprintf(text, sizeof text, "version: 1\n" TARGETS "%s", rows[i].policy);
+        struct td_config *c = config_of(text);
+        struct td_facts f = facts_plain();
+        f.tenant = TD_STR("t");
+        f.tiers_allowed = rows[i].wished;
+        assert_int_equal(td_policy_tiers(&c->policy, &f, NULL), rows[i].left);
+        td_config_unref(c);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_more_rule_never_widens),
@@ -305,6 +332,7 @@ int main(void) {
         cmocka_unit_test(the_stricter_of_two_policies_holds),
         cmocka_unit_test(a_changed_target_must_pass_as_it_was_and_as_it_is),
         cmocka_unit_test(a_tenant_that_went_takes_its_requests_along),
+        cmocka_unit_test(the_tiers_that_are_left_are_those_that_rules_leave),
         cmocka_unit_test(regions_hold_their_parts_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -495,6 +495,15 @@ static void errors_are_understood_in_many_wordings(void **state) {
         {502, "<html>Bad Gateway</html>", TD_ERR_UPSTREAM_SERVER},
         {529, "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}", TD_ERR_UPSTREAM_SERVER},
         {302, "", TD_ERR_UPSTREAM_GARBAGE},
+        // another Tandem
+        {403, "{\"error\":{\"code\":\"tandem.policy.no_target\",\"message\":\"m\"}}", TD_ERR_UPSTREAM_REQUEST},
+        {503, "{\"error\":{\"code\":\"tandem.policy.no_target\",\"message\":\"m\"}}", TD_ERR_UPSTREAM_SERVER},
+        {400, "{\"error\":{\"code\":\"tandem.context_length\",\"message\":\"m\"}}", TD_ERR_CONTEXT_LENGTH},
+        {422, "{\"error\":{\"code\":\"tandem.model.declined\",\"message\":\"m\"}}", TD_ERR_NOT_FOR_ME},
+        {429, "{\"error\":{\"code\":\"tandem.budget.exhausted\",\"message\":\"m\"}}", TD_ERR_UPSTREAM_QUOTA},
+        {401, "{\"error\":{\"code\":\"tandem.auth.key\",\"message\":\"m\"}}", TD_ERR_UPSTREAM_AUTH},
+        {508, "{\"error\":{\"code\":\"tandem.chain.too_long\",\"message\":\"m\"}}", TD_ERR_CHAIN},
+        {500, "{\"error\":{\"code\":\"tandem.no_such_code\",\"message\":\"m\"}}", TD_ERR_UPSTREAM_SERVER},
         {0, "{\"error\":{\"code\":503,\"message\":\"x\"}}", TD_ERR_UPSTREAM_SERVER},
         {0, "{\"error\":{\"message\":\"bad\",\"type\":\"invalid_request_error\"}}", TD_ERR_UPSTREAM_REQUEST},
     };
