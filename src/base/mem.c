@@ -182,11 +182,7 @@ void td_buf_clear(struct td_buf *b) {
     b->n = 0;
 }
 
-static enum td_err grow(struct td_buf *b, size_t n) {
-    if (n > b->ceiling || b->n > b->ceiling - n)
-        return TD_ERR_LIMIT;
-    if (b->cap - b->n >= n)
-        return TD_OK;
+static enum td_err enlarge(struct td_buf *b, size_t n) {
     size_t cap = b->cap ? b->cap : 128;
     while (cap < b->n + n)
         cap *= 2;
@@ -196,6 +192,12 @@ static enum td_err grow(struct td_buf *b, size_t n) {
     b->p = p;
     b->cap = cap;
     return TD_OK;
+}
+
+static inline enum td_err grow(struct td_buf *b, size_t n) {
+    if (n > b->ceiling || b->n > b->ceiling - n)
+        return TD_ERR_LIMIT;
+    return b->cap - b->n >= n ? TD_OK : enlarge(b, n);
 }
 
 enum td_err td_buf_add(struct td_buf *b, const void *p, size_t n) {
@@ -217,6 +219,12 @@ enum td_err td_buf_addz(struct td_buf *b, const char *z) {
 
 enum td_err td_buf_addc(struct td_buf *b, char c) {
     return td_buf_add(b, &c, 1);
+}
+
+enum td_err td_buf_add_u64(struct td_buf *b, uint64_t v) {
+    char digits[TD_U64_DIGITS];
+    size_t at = td_str_digits(digits, v);
+    return td_buf_add(b, digits + at, sizeof digits - at);
 }
 
 enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {

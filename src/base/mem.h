@@ -60,6 +60,8 @@ enum td_err td_buf_add(struct td_buf *b, const void *p, size_t n) TD_MUST_USE;
 enum td_err td_buf_add_str(struct td_buf *b, struct td_str s) TD_MUST_USE;
 enum td_err td_buf_addz(struct td_buf *b, const char *z) TD_MUST_USE;
 enum td_err td_buf_addc(struct td_buf *b, char c) TD_MUST_USE;
+// In decimal.
+enum td_err td_buf_add_u64(struct td_buf *b, uint64_t v) TD_MUST_USE;
 enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) TD_PRINTF(2, 3) TD_MUST_USE;
 // Appends `s` as a JSON string with quotes and escapes (RFC 8259 section 7); `s` must be UTF-8.
 enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) TD_MUST_USE;

@@ -120,3 +120,12 @@ unsigned td_str_distance(struct td_str a, struct td_str b, unsigned max) {
     }
     return row[b.n] > max ? max + 1 : row[b.n];
 }
+
+size_t td_str_digits(char out[TD_U64_DIGITS], uint64_t v) {
+    size_t at = TD_U64_DIGITS;
+    do {
+        out[--at] = (char)('0' + v % 10);
+        v /= 10;
+    } while (v);
+    return at;
+}

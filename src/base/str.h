@@ -44,6 +44,9 @@ bool td_str_is_utf8(struct td_str s);
 size_t td_str_utf8_whole(struct td_str s);
 // Parses decimal digits only, no sign, no space. False on overflow or any other byte.
 bool td_str_to_u64(struct td_str s, uint64_t *out);
+// Writes `v` in decimal at the end of `out` and returns where it begins: the digits are out + returned … out + 20.
+#define TD_U64_DIGITS 20
+size_t td_str_digits(char out[TD_U64_DIGITS], uint64_t v);
 // Levenshtein distance, capped at `max` + 1; for "did you mean" hints. Inputs longer than 64 bytes count as far away.
 unsigned td_str_distance(struct td_str a, struct td_str b, unsigned max);
 

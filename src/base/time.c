@@ -3,6 +3,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <string.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +23,7 @@ int64_t td_wall_ms(void) {
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-void td_random(void *p, size_t n) {
+static void from_kernel(void *p, size_t n) {
     unsigned char *at = p;
     while (n > 0) {
         ssize_t got = getrandom(at, n > 256 ? 256 : n, 0);
@@ -36,6 +40,46 @@ void td_random(void *p, size_t n) {
         at += got;
         n -= (size_t)got;
     }
+}
+
+// Ids and draws come out of a small store per thread, filled by one system call for many; what was given out is wiped.
+// A forked child throws its parent's away. Keys never come from it.
+#define STORE_BYTES 256u // what getrandom gives in one piece, whatever the signals
+#define FROM_STORE_MAX 16u
+
+static atomic_uint forks;
+static pthread_once_t watch_once = PTHREAD_ONCE_INIT;
+static bool watched;
+
+static void on_fork(void) {
+    atomic_fetch_add(&forks, 1);
+}
+
+static void watch_forks(void) {
+    watched = pthread_atfork(NULL, NULL, on_fork) == 0;
+}
+
+void td_random(void *p, size_t n) {
+    static _Thread_local struct {
+        unsigned char bytes[STORE_BYTES];
+        size_t left;
+        unsigned forks;
+    } store;
+    if (store.left == 0)
+        pthread_once(&watch_once, watch_forks);
+    if (n > FROM_STORE_MAX || !watched) {
+        from_kernel(p, n);
+        return;
+    }
+    unsigned now = atomic_load_explicit(&forks, memory_order_relaxed);
+    if (store.left < n || store.forks != now) {
+        from_kernel(store.bytes, sizeof store.bytes);
+        store.left = sizeof store.bytes;
+        store.forks = now;
+    }
+    store.left -= n;
+    memcpy(p, store.bytes + store.left, n);
+    explicit_bzero(store.bytes + store.left, n);
 }
 
 void td_id_new(char out[27]) {

@@ -3,27 +3,36 @@
 
 #include <pthread.h>
 #include <sodium.h>
+#include <stdatomic.h>
 
-// The MAC covers everything the grant allows; the seal, under a key that never leaves this process, covers the grant
-// itself, so that one put together by hand or changed afterwards is not taken.
+// Three sums. The MAC, a keyed hash under the ledger's key, is the receipt's and outlives the grant. The cover binds
+// the grant to the bytes and their destination, the seal binds its own fields together, so that one put together by
+// hand or changed afterwards is not taken. Cover and seal are Poly1305 under keys that serve for this one grant: they
+// come from its serial number and a key that never leaves this process.
 struct td_grant {
     unsigned char mac[TD_GRANT_MAC_BYTES];
-    unsigned char mac_key[TD_GRANT_MAC_BYTES];
-    unsigned char seal[TD_GRANT_MAC_BYTES];
+    unsigned char cover[crypto_onetimeauth_BYTES];
+    unsigned char seal[crypto_onetimeauth_BYTES];
     uint64_t policy_version;
     uint64_t serial;
     uint32_t kind;
     bool used;
 };
 
+struct once_keys {
+    unsigned char cover[crypto_onetimeauth_KEYBYTES];
+    unsigned char seal[crypto_onetimeauth_KEYBYTES];
+};
+
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
-static unsigned char process_key[TD_GRANT_MAC_BYTES];
+static unsigned char process_key[TD_GRANT_MAC_BYTES], once_key[crypto_stream_chacha20_KEYBYTES];
 static bool key_ready;
 
 static void make_key(void) {
     if (sodium_init() < 0)
         return;
     randombytes_buf(process_key, sizeof process_key);
+    randombytes_buf(once_key, sizeof once_key);
     key_ready = true;
 }
 
@@ -52,15 +61,40 @@ static void compute_mac(unsigned char out[TD_GRANT_MAC_BYTES], const unsigned ch
     crypto_generichash_final(&h, out, TD_GRANT_MAC_BYTES);
 }
 
-static void compute_seal(unsigned char out[TD_GRANT_MAC_BYTES], const struct td_grant *g) {
-    crypto_generichash_state h;
-    crypto_generichash_init(&h, process_key, sizeof process_key, TD_GRANT_MAC_BYTES);
-    add(&h, g->mac, sizeof g->mac);
-    add(&h, g->mac_key, sizeof g->mac_key);
-    add(&h, &g->policy_version, sizeof g->policy_version);
-    add(&h, &g->serial, sizeof g->serial);
-    add(&h, &g->kind, sizeof g->kind);
-    crypto_generichash_final(&h, out, TD_GRANT_MAC_BYTES);
+static void make_once_keys(struct once_keys *k, uint64_t serial) {
+    unsigned char nonce[crypto_stream_chacha20_NONCEBYTES];
+    _Static_assert(sizeof nonce == sizeof serial, "the serial number is the nonce");
+    memcpy(nonce, &serial, sizeof nonce);
+    crypto_stream_chacha20((unsigned char *)k, sizeof *k, nonce, once_key);
+}
+
+static void cover_str(crypto_onetimeauth_state *h, struct td_str s) {
+    uint64_t n = s.n;
+    crypto_onetimeauth_update(h, (const unsigned char *)&n, sizeof n);
+    if (s.n)
+        crypto_onetimeauth_update(h, (const unsigned char *)s.p, s.n);
+}
+
+static void compute_cover(unsigned char out[crypto_onetimeauth_BYTES], const struct once_keys *k,
+                          const struct td_grant_terms *terms, struct td_str bytes) {
+    crypto_onetimeauth_state h;
+    crypto_onetimeauth_init(&h, k->cover);
+    cover_str(&h, terms->target ? terms->target->name : TD_STR_NONE);
+    cover_str(&h, terms->target ? terms->target->base_url : terms->url);
+    cover_str(&h, bytes);
+    crypto_onetimeauth_final(&h, out);
+}
+
+static void compute_seal(unsigned char out[crypto_onetimeauth_BYTES], const struct once_keys *k,
+                         const struct td_grant *g) {
+    crypto_onetimeauth_state h;
+    crypto_onetimeauth_init(&h, k->seal);
+    crypto_onetimeauth_update(&h, g->mac, sizeof g->mac);
+    crypto_onetimeauth_update(&h, g->cover, sizeof g->cover);
+    crypto_onetimeauth_update(&h, (const unsigned char *)&g->policy_version, sizeof g->policy_version);
+    crypto_onetimeauth_update(&h, (const unsigned char *)&g->serial, sizeof g->serial);
+    crypto_onetimeauth_update(&h, (const unsigned char *)&g->kind, sizeof g->kind);
+    crypto_onetimeauth_final(&h, out);
 }
 
 static bool wants_target(enum td_grant_kind kind) {
@@ -100,7 +134,8 @@ static const char *why_not(const struct td_egress_check *check, const struct td_
 enum td_err td_grant_issue(struct td_arena *arena, const struct td_egress_check *check,
                            const struct td_grant_terms *terms, struct td_str bytes, struct td_grant **out,
                            struct td_error *e) {
-    static _Thread_local uint64_t serial;
+    static atomic_uint_fast64_t serial;
+    struct once_keys keys;
     pthread_once(&key_once, make_key);
     if (!key_ready)
         return td_error_set(e, TD_ERR_GRANT, "no source of random numbers");
@@ -112,12 +147,14 @@ enum td_err td_grant_issue(struct td_arena *arena, const struct td_egress_check 
     struct td_grant *g = td_arena_alloc(arena, sizeof *g);
     if (!g)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory while issuing a grant");
-    memcpy(g->mac_key, terms->receipt_key ? terms->receipt_key : process_key, sizeof g->mac_key);
     g->policy_version = check->policy_version;
     g->kind = (uint32_t)terms->kind;
-    g->serial = ++serial;
-    compute_mac(g->mac, g->mac_key, terms, g->policy_version, bytes);
-    compute_seal(g->seal, g);
+    g->serial = atomic_fetch_add(&serial, 1) + 1;
+    compute_mac(g->mac, terms->receipt_key ? terms->receipt_key : process_key, terms, g->policy_version, bytes);
+    make_once_keys(&keys, g->serial);
+    compute_cover(g->cover, &keys, terms, bytes);
+    compute_seal(g->seal, &keys, g);
+    sodium_memzero(&keys, sizeof keys);
     *out = g;
     return TD_OK;
 }
@@ -132,11 +169,13 @@ uint64_t td_grant_policy_version(const struct td_grant *grant) {
 
 enum td_err td_grant_consume(struct td_grant *g, const struct td_grant_terms *terms, struct td_str bytes,
                              uint64_t policy_version_min, struct td_error *e) {
-    unsigned char check[TD_GRANT_MAC_BYTES];
+    unsigned char check[crypto_onetimeauth_BYTES];
+    struct once_keys keys;
     const char *refusal = NULL;
     if (!g || !key_ready)
         return td_error_set(e, TD_ERR_GRANT, "sending was refused: no grant");
-    compute_seal(check, g);
+    make_once_keys(&keys, g->serial);
+    compute_seal(check, &keys, g);
     if (g->used)
         refusal = "the grant was used before";
     else if (sodium_memcmp(check, g->seal, sizeof check) != 0)
@@ -146,11 +185,11 @@ enum td_err td_grant_consume(struct td_grant *g, const struct td_grant_terms *te
     else if (g->policy_version < policy_version_min)
         refusal = "the grant is of an older policy";
     if (!refusal) {
-        compute_mac(check, g->mac_key, terms, g->policy_version, bytes);
-        if (sodium_memcmp(check, g->mac, sizeof check) != 0)
+        compute_cover(check, &keys, terms, bytes);
+        if (sodium_memcmp(check, g->cover, sizeof check) != 0)
             refusal = "the bytes or their destination are not what was allowed";
     }
     g->used = true;
-    sodium_memzero(g->mac_key, sizeof g->mac_key);
+    sodium_memzero(&keys, sizeof keys);
     return refusal ? td_error_set(e, TD_ERR_GRANT, "sending was refused: %s", refusal) : TD_OK;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "route/features.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "privacy/content.h"
@@ -19,11 +20,63 @@ static const uint16_t millitokens[256] = {
     ['A' ... 'Z'] = 300,   ['[' ... '`'] = 750,   ['a' ... 'z'] = 215,   ['{' ... 127] = 750, [0xc0 ... 0xc7] = 900,
     [0xc8 ... 0xdf] = 450, [0xe0 ... 0xef] = 850, [0xf0 ... 0xff] = 1500};
 
+// Sixteen bytes at a time; the compiler makes of it what the machine has.
+typedef uint8_t block __attribute__((vector_size(16)));
+#define BLOCK sizeof(block)
+#define BLOCKS_MAX 64u // counted in one go: below 256, so that a count fits its byte
+
+static inline block load(const char *p) {
+    block b;
+    memcpy(&b, p, sizeof b);
+    return b;
+}
+
+static inline block between(block b, uint8_t from, uint8_t to) {
+    return (block)(b - from <= (uint8_t)(to - from));
+}
+
+static inline uint32_t sum(block counts) {
+    uint32_t n = 0;
+    for (size_t i = 0; i < BLOCK; i++)
+        n += counts[i];
+    return n;
+}
+
+static uint64_t millitokens_by_table(const char *p, size_t n) {
+    uint64_t total = 0;
+    for (size_t i = 0; i < n; i++)
+        total += millitokens[(unsigned char)p[i]];
+    return total;
+}
+
+// What the table says of `count` blocks of ASCII, most of which are small letters. False: they are not all ASCII.
+static bool millitokens_by_block(const char *p, size_t count, uint64_t *total) {
+    block small = {0}, big = {0}, digits = {0}, all = {0};
+    for (size_t i = 0; i < count; i++) {
+        block b = load(p + i * BLOCK);
+        small -= between(b, 'a', 'z') | (block)(b == ' ');
+        big -= between(b, 'A', 'Z');
+        digits -= between(b, '0', '9');
+        all |= b;
+    }
+    if (sum(all >> 7))
+        return false;
+    *total += count * BLOCK * millitokens[0] - sum(small) * (uint64_t)(millitokens[0] - millitokens['a']) -
+              sum(big) * (uint64_t)(millitokens[0] - millitokens['A']) -
+              sum(digits) * (uint64_t)(millitokens[0] - millitokens['0']);
+    return true;
+}
+
 static uint64_t millitokens_of(struct td_str text) {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < text.n; i++)
-        sum += millitokens[(unsigned char)text.p[i]];
-    return sum;
+    uint64_t total = 0;
+    while (text.n >= BLOCK) {
+        size_t count = text.n / BLOCK < BLOCKS_MAX ? text.n / BLOCK : BLOCKS_MAX;
+        if (!millitokens_by_block(text.p, count, &total))
+            total += millitokens_by_table(text.p, count * BLOCK);
+        text.p += count * BLOCK;
+        text.n -= count * BLOCK;
+    }
+    return total + millitokens_by_table(text.p, text.n);
 }
 
 static uint32_t whole(uint64_t milli) {
@@ -85,20 +138,29 @@ static unsigned char lower(unsigned char c) {
     return c >= 'A' && c <= 'Z' ? (unsigned char)(c + 32) : c;
 }
 
-static uint32_t cue_of(const char *word, size_t n) {
-    size_t from = 0, to = sizeof cues / sizeof cues[0];
-    while (from < to) {
-        size_t mid = (from + to) / 2;
-        int c = strncmp(cues[mid].word, word, n);
-        if (c == 0)
-            c = cues[mid].word[n] != 0;
-        if (c == 0)
-            return cues[mid].features;
-        if (c < 0)
-            from = mid + 1;
-        else
-            to = mid;
+// By first byte: where its cues stand in the list, and which lengths they have (bit n: one of n bytes).
+static struct {
+    uint8_t from, to;
+    uint32_t lengths;
+} cues_by_first[256];
+
+static void sort_cues(void) {
+    for (size_t i = 0; i < sizeof cues / sizeof cues[0]; i++) {
+        unsigned char first = (unsigned char)cues[i].word[0];
+        if (!cues_by_first[first].lengths)
+            cues_by_first[first].from = (uint8_t)i;
+        cues_by_first[first].to = (uint8_t)(i + 1);
+        cues_by_first[first].lengths |= 1u << strlen(cues[i].word);
     }
+}
+
+static uint32_t cue_of(const char *word, size_t n) {
+    unsigned char first = (unsigned char)word[0];
+    if (!(cues_by_first[first].lengths >> n & 1))
+        return 0;
+    for (size_t i = cues_by_first[first].from; i < cues_by_first[first].to; i++)
+        if (strncmp(cues[i].word, word, n) == 0 && cues[i].word[n] == 0)
+            return cues[i].features;
     return 0;
 }
 
@@ -119,40 +181,95 @@ static const uint8_t kinds[256] = {['\''] = IN_WORD,
                                    [';'] = MARK,
                                    ['`'] = MARK};
 
-// Shape of the last user message: cues, number of words, digits beside operators, marks of code.
-static uint32_t shape_of(struct td_str s, uint32_t *words) {
-    char word[24], opening[32] = {0};
-    size_t n, digits = 0, operators = 0, marks = 0;
-    uint32_t features = 0;
-    s = td_str_trim(s);
-    for (size_t i = 0; i < s.n && i < sizeof opening - 1; i++)
-        opening[i] = (char)lower((unsigned char)s.p[i]);
-    for (size_t i = 0; i < sizeof openings / sizeof openings[0]; i++)
-        if (strncmp(opening, openings[i].word, strlen(openings[i].word)) == 0)
-            features |= openings[i].features;
-    if (s.n > SHAPE_BYTES_MAX)
-        s.n = SHAPE_BYTES_MAX;
+struct census {
+    uint32_t words, digits, operators, marks;
+};
+
+static inline block in_word(block b) {
+    return between(b, 'a', 'z') | between(b, 'A', 'Z') | between(b, '0', '9') | (block)(b == '\'') | (block)(b >= 0x80);
+}
+
+// `count` blocks from `p` on, which is not the text's first byte. A word counts where it begins.
+static void count_blocks(const char *p, size_t count, struct census *c) {
+    block words = {0}, digits = {0}, operators = {0}, marks = {0};
+    for (size_t i = 0; i < count; i++) {
+        block b = load(p + i * BLOCK), before = load(p + i * BLOCK - 1);
+        block equals = (block)(b == '=');
+        words -= in_word(b) & ~in_word(before);
+        digits -= between(b, '0', '9');
+        operators -=
+            equals | (block)(b == '+') | (block)(b == '*') | (block)(b == '/') | (block)(b == '^') | (block)(b == '%');
+        marks -= equals | (block)(b == '{') | (block)(b == '}') | (block)(b == ';') | (block)(b == '`');
+    }
+    c->words += sum(words);
+    c->digits += sum(digits);
+    c->operators += sum(operators);
+    c->marks += sum(marks);
+}
+
+static void take_census(struct td_str s, struct census *c) {
+    bool inside = false;
     for (size_t i = 0; i < s.n;) {
-        size_t from = i;
-        uint8_t kind;
-        for (; i < s.n && (kind = kinds[(unsigned char)s.p[i]]) & IN_WORD; i++)
-            digits += kind >> 1 & 1;
-        if (i == from) {
-            kind = kinds[(unsigned char)s.p[i++]];
-            operators += kind >> 2 & 1;
-            marks += kind >> 3 & 1;
+        size_t count = i ? (s.n - i) / BLOCK : 0;
+        if (count) {
+            count = count < BLOCKS_MAX ? count : BLOCKS_MAX;
+            count_blocks(s.p + i, count, c);
+            i += count * BLOCK;
+            inside = kinds[(unsigned char)s.p[i - 1]] & IN_WORD;
             continue;
         }
-        n = i - from;
-        if (++*words > CUE_WORDS_MAX || n > sizeof word)
+        uint8_t kind = kinds[(unsigned char)s.p[i++]];
+        c->words += kind & IN_WORD && !inside;
+        c->digits += kind >> 1 & 1;
+        c->operators += kind >> 2 & 1;
+        c->marks += kind >> 3 & 1;
+        inside = kind & IN_WORD;
+    }
+}
+
+static uint32_t cues_in(struct td_str s) {
+    char word[24];
+    uint32_t words = 0, features = 0;
+    for (size_t i = 0; i < s.n && words < CUE_WORDS_MAX;) {
+        size_t from = i;
+        while (i < s.n && kinds[(unsigned char)s.p[i]] & IN_WORD)
+            i++;
+        size_t n = i - from;
+        if (n == 0) {
+            i++;
+            continue;
+        }
+        words++;
+        if (n > sizeof word)
             continue;
         for (size_t k = 0; k < n; k++)
             word[k] = (char)lower((unsigned char)s.p[from + k]);
         features |= cue_of(word, n);
     }
-    if (marks >= 6 || (s.n >= 3 && memmem(s.p, s.n, "```", 3)))
+    return features;
+}
+
+// Shape of the last user message: cues, number of words, digits beside operators, marks of code.
+static uint32_t shape_of(struct td_str s, uint32_t *words) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    char opening[32] = {0};
+    struct census c = {0};
+    uint32_t features = 0;
+    pthread_once(&once, sort_cues);
+    s = td_str_trim(s);
+    for (size_t i = 0; i < s.n && i < sizeof opening - 1; i++)
+        opening[i] = (char)lower((unsigned char)s.p[i]);
+    for (size_t i = 0; i < sizeof openings / sizeof openings[0]; i++)
+        if (opening[0] == openings[i].word[0] && strncmp(opening, openings[i].word, strlen(openings[i].word)) == 0)
+            features |= openings[i].features;
+    if (s.n > SHAPE_BYTES_MAX)
+        s.n = SHAPE_BYTES_MAX;
+    features |= cues_in(s);
+    take_census(s, &c);
+    *words = c.words;
+    if (c.marks >= 6 || (c.marks >= 3 && memmem(s.p, s.n, "```", 3))) // backticks are marks
         features |= TD_FEATURE_CODE;
-    if (digits >= 2 && operators >= 1 && !(features & TD_FEATURE_CODE))
+    if (c.digits >= 2 && c.operators >= 1 && !(features & TD_FEATURE_CODE))
         features |= TD_FEATURE_MATH;
     return features;
 }

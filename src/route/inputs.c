@@ -3,21 +3,21 @@
 // not in a row's JSON has its default, so that old rows stay readable when fields are added.
 #include "route/decide.h"
 
-#include <stdio.h>
-
 #include "base/json.h"
 
 enum field_type { FIELD_U32, FIELD_U64, FIELD_I64, FIELD_BOOL, FIELD_STR };
 
 struct field {
-    const char *key;
+    const char *key; // with its quotes and colon
+    uint8_t key_length;
     enum field_type type;
     size_t offset;
     int64_t otherwise; // I64
 };
 
+#define KEY(key) "\"" key "\":", sizeof("\"" key "\":") - 1
 #define F(key, type, member)                                                                                           \
-    { key, type, offsetof(struct td_facts, member), 0 }
+    { KEY(key), type, offsetof(struct td_facts, member), 0 }
 static const struct field fact_fields[] = {
     F("kind", FIELD_U32, kind),
     F("model", FIELD_STR, model),
@@ -46,15 +46,15 @@ static const struct field fact_fields[] = {
     F("features", FIELD_U32, features),
     F("difficulty", FIELD_U32, difficulty_ppm),
     F("deadline", FIELD_U64, deadline_ms),
-    {"max_cost", FIELD_I64, offsetof(struct td_facts, max_cost_nusd), -1},
-    {"budget", FIELD_I64, offsetof(struct td_facts, budget_left_nusd), INT64_MAX},
+    {KEY("max_cost"), FIELD_I64, offsetof(struct td_facts, max_cost_nusd), -1},
+    {KEY("budget"), FIELD_I64, offsetof(struct td_facts, budget_left_nusd), INT64_MAX},
     F("refine_after", FIELD_U32, refine_after_ms),
     F("draw", FIELD_U64, draw),
 };
 #undef F
 
 #define F(key, type, member)                                                                                           \
-    { key, type, offsetof(struct td_target_state, member), 0 }
+    { KEY(key), type, offsetof(struct td_target_state, member), 0 }
 static const struct field state_fields[] = {
     F("breaker", FIELD_U32, breaker),
     F("ready", FIELD_BOOL, ready),
@@ -67,7 +67,7 @@ static const struct field state_fields[] = {
     F("active", FIELD_U32, active),
     F("queued", FIELD_U32, queued),
     F("failures", FIELD_U32, failures_ppm),
-    {"budget", FIELD_I64, offsetof(struct td_target_state, budget_left_nusd), INT64_MAX},
+    {KEY("budget"), FIELD_I64, offsetof(struct td_target_state, budget_left_nusd), INT64_MAX},
     F("full", FIELD_BOOL, full),
     F("probe_ok", FIELD_BOOL, probe_ok),
     F("ramp", FIELD_U32, ramp_ppm),
@@ -77,7 +77,7 @@ static const struct field state_fields[] = {
 #undef F
 
 #define F(key, type, member)                                                                                           \
-    { key, type, offsetof(struct td_world, member), 0 }
+    { KEY(key), type, offsetof(struct td_world, member), 0 }
 static const struct field world_fields[] = {
     F("up", FIELD_BOOL, link.up),
     F("metered", FIELD_BOOL, link.metered),
@@ -102,50 +102,64 @@ static const struct field world_fields[] = {
             return try_err_;                                                                                           \
     } while (0)
 
-// Writes `{"key":value,…` without the closing brace, so that more may follow; *first says whether a comma is due.
+static enum td_err write_field(const struct field *f, const void *at, struct td_buf *out) {
+    uint32_t u32;
+    uint64_t u64;
+    int64_t i64;
+    struct td_str text;
+    switch (f->type) {
+    case FIELD_U32:
+        memcpy(&u32, at, sizeof u32);
+        return td_buf_add_u64(out, u32);
+    case FIELD_U64:
+        memcpy(&u64, at, sizeof u64);
+        return td_buf_add_u64(out, u64);
+    case FIELD_I64:
+        memcpy(&i64, at, sizeof i64);
+        if (i64 < 0)
+            TRY(td_buf_addc(out, '-'));
+        return td_buf_add_u64(out, i64 < 0 ? 0 - (uint64_t)i64 : (uint64_t)i64);
+    case FIELD_BOOL:
+        return td_buf_addc(out, '1');
+    case FIELD_STR:
+        memcpy(&text, at, sizeof text);
+        return td_buf_add_json(out, text);
+    }
+    return TD_OK;
+}
+
+static bool is_default(const struct field *f, const void *at) {
+    uint32_t u32;
+    uint64_t u64;
+    int64_t i64;
+    bool yes;
+    struct td_str text;
+    switch (f->type) {
+    case FIELD_U32:
+        return memcpy(&u32, at, sizeof u32), u32 == 0;
+    case FIELD_U64:
+        return memcpy(&u64, at, sizeof u64), u64 == 0;
+    case FIELD_I64:
+        return memcpy(&i64, at, sizeof i64), i64 == f->otherwise;
+    case FIELD_BOOL:
+        return memcpy(&yes, at, sizeof yes), !yes;
+    case FIELD_STR:
+        return memcpy(&text, at, sizeof text), text.n == 0;
+    }
+    return true;
+}
+
+// Writes `"key":value,…`; *first says whether a comma is due.
 static enum td_err write_fields(const struct field *fields, size_t count, const void *base, bool *first,
                                 struct td_buf *out) {
     for (size_t i = 0; i < count; i++) {
         const void *at = (const char *)base + fields[i].offset;
-        char value[32];
-        struct td_str text = TD_STR_NONE;
-        uint32_t u32;
-        uint64_t u64;
-        int64_t i64;
-        bool yes;
-        switch (fields[i].type) {
-        case FIELD_U32:
-            memcpy(&u32, at, sizeof u32);
-            if (u32 == 0)
-                continue;
-            snprintf(value, sizeof value, "%u", u32);
-            break;
-        case FIELD_U64:
-            memcpy(&u64, at, sizeof u64);
-            if (u64 == 0)
-                continue;
-            snprintf(value, sizeof value, "%llu", (unsigned long long)u64);
-            break;
-        case FIELD_I64:
-            memcpy(&i64, at, sizeof i64);
-            if (i64 == fields[i].otherwise)
-                continue;
-            snprintf(value, sizeof value, "%lld", (long long)i64);
-            break;
-        case FIELD_BOOL:
-            memcpy(&yes, at, sizeof yes);
-            if (!yes)
-                continue;
-            snprintf(value, sizeof value, "1");
-            break;
-        case FIELD_STR:
-            memcpy(&text, at, sizeof text);
-            if (!text.n)
-                continue;
-            break;
-        }
-        TRY(td_buf_printf(out, "%s\"%s\":", *first ? "" : ",", fields[i].key));
-        TRY(fields[i].type == FIELD_STR ? td_buf_add_json(out, text) : td_buf_addz(out, value));
+        if (is_default(&fields[i], at))
+            continue;
+        if (!*first)
+            TRY(td_buf_addc(out, ','));
+        TRY(td_buf_add(out, fields[i].key, fields[i].key_length));
+        TRY(write_field(&fields[i], at, out));
         *first = false;
     }
     return TD_OK;
@@ -155,7 +169,7 @@ static enum td_err write_labels(const struct td_policy *p, uint32_t labels, bool
     const char *comma = "";
     if (!labels)
         return TD_OK;
-    TRY(td_buf_printf(out, "%s\"labels\":[", *first ? "" : ","));
+    TRY(td_buf_addz(out, *first ? "\"labels\":[" : ",\"labels\":["));
     *first = false;
     for (; labels; labels &= labels - 1, comma = ",") {
         TRY(td_buf_addz(out, comma));
@@ -188,7 +202,7 @@ enum td_err td_decision_inputs_write(const struct td_facts *f, const struct td_w
 static bool read_fields(td_json *obj, const struct field *fields, size_t count, void *base) {
     for (size_t i = 0; i < count; i++) {
         void *at = (char *)base + fields[i].offset;
-        td_json *v = yyjson_obj_get(obj, fields[i].key);
+        td_json *v = yyjson_obj_getn(obj, fields[i].key + 1, fields[i].key_length - 3u);
         switch (fields[i].type) {
         case FIELD_U32:
             if (v && (!yyjson_is_uint(v) || yyjson_get_uint(v) > UINT32_MAX))

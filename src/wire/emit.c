@@ -30,12 +30,8 @@ void td_emit_text(struct td_emit *m, struct td_str s) {
 }
 
 void td_emit_u64(struct td_emit *m, uint64_t v) {
-    char digits[20];
-    size_t at = sizeof digits;
-    do {
-        digits[--at] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
+    char digits[TD_U64_DIGITS];
+    size_t at = td_str_digits(digits, v);
     td_emit_raw(m, digits + at, sizeof digits - at);
 }
 
@@ -137,15 +133,19 @@ void td_emit_member(struct td_emit *m, td_json *key, td_json *v) {
 }
 
 void td_emit_usd(struct td_emit *m, int64_t nusd) {
-    char z[40];
-    uint64_t v = nusd < 0 ? 0 - (uint64_t)nusd : (uint64_t)nusd;
-    int n = snprintf(z, sizeof z, "%s%llu.%09llu", nusd < 0 ? "-" : "", (unsigned long long)(v / 1000000000),
-                     (unsigned long long)(v % 1000000000));
-    while (z[n - 1] == '0')
+    uint64_t v = nusd < 0 ? 0 - (uint64_t)nusd : (uint64_t)nusd, rest = v % 1000000000;
+    char point[10] = ".";
+    size_t n = 10;
+    if (nusd < 0)
+        td_emit_lit(m, "-");
+    td_emit_u64(m, v / 1000000000);
+    if (rest == 0)
+        return;
+    for (size_t i = 9; i > 0; i--, rest /= 10)
+        point[i] = (char)('0' + rest % 10);
+    while (point[n - 1] == '0')
         n--;
-    if (z[n - 1] == '.')
-        n--;
-    td_emit_raw(m, z, (size_t)n);
+    td_emit_raw(m, point, n);
 }
 
 void td_emit_word(struct td_emit *m, const char *key, struct td_str value) {

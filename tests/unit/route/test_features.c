@@ -72,6 +72,43 @@ static void tokens_are_estimated_within_reason(void **state) {
     assert_int_equal(td_tokens_estimate(TD_STR("a")), 1);
 }
 
+// Long texts are counted sixteen bytes at a time: that must give what counting byte by byte gives, wherever a block
+// ends.
+static void blocks_count_like_bytes(void **state) {
+    (void)state;
+    static const char alphabet[] = "aB7 '=+{;`\xc3\xa9 zZ09./^%}\n";
+    struct td_config *c = config_of(ONE);
+    char text[2600];
+    uint32_t seed = 1;
+    for (size_t n = 1; n < sizeof text; n += n < 70 ? 1 : 97) {
+        bool ascii = n % 2;
+        uint32_t words = 0, milli = 0;
+        bool inside = false;
+        text[0] = '.'; // nothing to trim
+        for (size_t i = 1; i < n; i++) {
+            seed = seed * 1664525 + 1013904223;
+            text[i] = alphabet[(seed >> 16) % (sizeof alphabet - 1)];
+            if (i + 1 == n || (ascii && (unsigned char)text[i] >= 0x80))
+                text[i] = 'q';
+        }
+        text[n] = 0;
+        for (size_t i = 0; i < n; i++) {
+            bool word = strchr("aB7'zZ09q", text[i]) || (unsigned char)text[i] >= 0x80;
+            words += word && !inside;
+            inside = word;
+            milli += (unsigned char)text[i] == 0xc3   ? 900
+                     : (unsigned char)text[i] >= 0x80 ? 0
+                     : strchr("az q", text[i])        ? 215
+                     : strchr("BZ", text[i])          ? 300
+                     : strchr("709", text[i])         ? 400
+                                                      : 750;
+        }
+        assert_int_equal(facts_of(c, text, NULL).words, words);
+        assert_int_equal(td_tokens_estimate(td_str_n(text, n)), (milli + 999) / 1000);
+    }
+    td_config_unref(c);
+}
+
 static void offered_tools_are_counted_apart(void **state) {
     (void)state;
     struct td_config *c = config_of(ONE);
@@ -176,6 +213,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(commands_are_told_from_questions),
         cmocka_unit_test(tokens_are_estimated_within_reason),
+        cmocka_unit_test(blocks_count_like_bytes),
         cmocka_unit_test(offered_tools_are_counted_apart),
         cmocka_unit_test(content_and_caller_and_conversation_add_up),
         cmocka_unit_test(tiers_of_a_wish_narrow),
