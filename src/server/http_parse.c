@@ -41,7 +41,7 @@ void td_http_head_init(struct td_http_head *head) {
     head->line_done = head->http10 = false;
     head->field_count = 0;
     head->seen = 0;
-    head->host = head->origin = head->content_type = -1;
+    head->host = head->origin = head->fetch_site = head->content_type = -1;
     head->content_length = 0;
     head->has_length = head->chunked = head->close = head->expect_continue = false;
 }
@@ -139,6 +139,7 @@ enum special {
     CONTENT_TYPE,
     AUTHORIZATION,
     CONTENT_LENGTH,
+    SEC_FETCH_SITE,
     CONTENT_ENCODING,
     TRANSFER_ENCODING
 };
@@ -152,7 +153,7 @@ static enum special special_of(struct td_str name) {
                         [10] = {{"connection", CONNECTION}},
                         [12] = {{"content-type", CONTENT_TYPE}},
                         [13] = {{"authorization", AUTHORIZATION}},
-                        [14] = {{"content-length", CONTENT_LENGTH}},
+                        [14] = {{"content-length", CONTENT_LENGTH}, {"sec-fetch-site", SEC_FETCH_SITE}},
                         [16] = {{"content-encoding", CONTENT_ENCODING}},
                         [17] = {{"transfer-encoding", TRANSFER_ENCODING}}};
     if (name.n >= sizeof by_length / sizeof *by_length)
@@ -175,6 +176,9 @@ static int read_special(struct td_http_head *head, enum special special, struct 
         return 0;
     case ORIGIN:
         head->origin = index;
+        return 0;
+    case SEC_FETCH_SITE:
+        head->fetch_site = index;
         return 0;
     case CONTENT_TYPE:
         head->content_type = index;

@@ -50,7 +50,7 @@ struct td_http_head {
     struct td_http_field fields[TD_HEADER_FIELDS_MAX];
 
     // What the fields mean; an index into `fields`, -1 absent.
-    int host, origin, content_type;
+    int host, origin, fetch_site, content_type;
     uint16_t seen;           // which of the fields that may appear once have appeared
     uint64_t content_length; // 0 without a body
     bool has_length, chunked, close, expect_continue;

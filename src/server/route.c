@@ -8,6 +8,12 @@ static struct td_str field(const struct td_conn *c, int index) {
     return index < 0 ? TD_STR_NONE : td_http_view(c->in.p, c->head.fields[index].value);
 }
 
+static struct td_str path_of(const struct td_conn *c) {
+    struct td_str target = td_http_view(c->in.p, c->head.target);
+    const char *query = memchr(target.p, '?', target.n);
+    return query ? (struct td_str){target.p, (size_t)(query - target.p)} : target;
+}
+
 // The address the client connected to; only needed where all addresses are listened on.
 static void connected_address(const struct td_conn *c, char *out, size_t cap) {
     struct sockaddr_storage own;
@@ -31,6 +37,13 @@ static bool check_access(struct td_conn *c) {
         td_conn_refuse(c, 403, "web pages of another origin may not use this server", NULL, true);
         return false;
     }
+    // A browser names no Origin for what a page merely embeds (images, scripts, links), but says whose page it is.
+    struct td_str site = field(c, c->head.fetch_site);
+    if (c->head.origin < 0 && (td_str_ieq(site, TD_STR("cross-site")) || td_str_ieq(site, TD_STR("same-site"))) &&
+        td_str_starts(path_of(c), TD_STR("/v1/"))) {
+        td_conn_refuse(c, 403, "web pages of another origin may not use this server", NULL, true);
+        return false;
+    }
     return true;
 }
 
@@ -39,12 +52,6 @@ static bool is_json(struct td_str type) {
     if (semicolon)
         type.n = (size_t)(semicolon - type.p);
     return td_str_ieq(td_str_trim(type), TD_STR("application/json"));
-}
-
-static struct td_str path_of(const struct td_conn *c) {
-    struct td_str target = td_http_view(c->in.p, c->head.target);
-    const char *query = memchr(target.p, '?', target.n);
-    return query ? (struct td_str){target.p, (size_t)(query - target.p)} : target;
 }
 
 static bool has_body(const struct td_conn *c) {

@@ -21,6 +21,9 @@ after(async () => {
   if (failures.length) throw failures[0];
 });
 
+// Whatever a test starts it ends with this, in reverse order.
+export const stopLater = (fn) => stops.push(fn);
+
 export function scratch() {
   const dir = mkdtempSync(join(tmpdir(), "tandem-flow-"));
   stops.push(() => rmSync(dir, { recursive: true, force: true }));

@@ -73,6 +73,11 @@ test("a page in a browser cannot use it: foreign Host and Origin are refused, on
   assert.match(await raw(t.url, "GET /v1/models HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), /^HTTP\/1\.1 (403|421)/);
   const pre = await raw(t.url, `OPTIONS /v1/chat/completions HTTP/1.1\r\nHost: ${host}\r\nOrigin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\nConnection: close\r\n\r\n`);
   assert.ok(!/access-control-allow-origin/i.test(pre), pre);
+  const get = (h) => raw(t.url, `GET /v1/models HTTP/1.1\r\nHost: ${host}\r\n${h}Connection: close\r\n\r\n`);
+  assert.match(await get("Sec-Fetch-Site: cross-site\r\n"), /^HTTP\/1\.1 403/);
+  assert.match(await get("Sec-Fetch-Site: same-site\r\n"), /^HTTP\/1\.1 403/, "another port of this machine");
+  assert.match(await get("Sec-Fetch-Site: same-origin\r\n"), /^HTTP\/1\.1 200/);
+  assert.match(await get("Sec-Fetch-Site: none\r\n"), /^HTTP\/1\.1 200/, "typed into the address bar");
   assert.equal((await fetch(t.url + "/v1/chat/completions", { method: "POST", headers: { "content-type": "text/plain" }, body })).status, 415);
   assert.equal((await up.log()).requests.length, 0);
   assert.equal((await t.post({}, "/admin/keys.list")).status, 404, "operators' methods are not on TCP");
