@@ -175,6 +175,9 @@ static void dispatch(struct td_exchange *x, const struct td_x_input *in) {
     case TD_X_IN_DURABLE:
         td_x_on_durable(x, in->durable);
         return;
+    case TD_X_IN_KEPT:
+        td_x_on_kept(x);
+        return;
     }
 }
 

@@ -91,8 +91,9 @@ enum td_x_input_type {
     TD_X_IN_CLIENT_PROCEED, // it reads again
     TD_X_IN_DRAIN,          // the process will stop: nothing optional is started any more, what runs may finish
     TD_X_IN_ABORT,          // end now, with `abort_code` to the client
-    TD_X_IN_DURABLE         // the records handed over are (`durable`) on disk, or cannot be; only with
+    TD_X_IN_DURABLE,        // the records handed over are (`durable`) on disk, or cannot be; only with
                             // durable_before_answer
+    TD_X_IN_KEPT            // what OUTBOX asked for is done, or cannot be; only with waits_for_outbox
 };
 
 struct td_x_input {
@@ -237,6 +238,8 @@ enum td_x_confidence {
     TD_X_CONFIDENCE_MIN    // probability of the least likely token
 };
 
+#define TD_X_OUTBOX_WAIT_MS 500u // a slow disk may keep the mark "queued" from a client, not the answer
+
 // Zero means the default everywhere below.
 struct td_x_config {
     struct td_arena *arena;           // the request's; outlives the exchange
@@ -248,6 +251,7 @@ struct td_x_config {
     uint32_t prompt_tokens; // estimate of the prompt; default: text_bytes / 4
     enum td_x_confidence confidence;
     bool durable_before_answer;      // the end of the answer waits for DURABLE
+    bool waits_for_outbox;           // …for KEPT, where OUTBOX was asked; at most TD_X_OUTBOX_WAIT_MS
     uint32_t retries_max;            // in the whole exchange; default 2; UINT32_MAX: none
     uint32_t retry_base_ms;          // full jitter over base x 2^n; default 200
     uint32_t retry_cap_ms;           // default 5000

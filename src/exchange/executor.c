@@ -609,6 +609,15 @@ static void no_target(struct td_exchange *x) {
         f->code = TD_ERR_BUDGET;
 }
 
+static void keep_for_later(struct td_exchange *x, enum td_x_outbox_why why) {
+    if (!x->plan->outbox || x->outboxed)
+        return;
+    x->outboxed = true;
+    td_x_effect_add(x, TD_X_DO_OUTBOX)->outbox = why;
+    if (x->c.waits_for_outbox)
+        x->outbox_wait_ns = x->now_ns + TD_X_OUTBOX_WAIT_MS * TD_MS_NS;
+}
+
 void td_x_begin(struct td_exchange *x) {
     const struct td_plan *plan = x->plan;
     x->phase = TD_X_TRYING;
@@ -626,10 +635,8 @@ void td_x_begin(struct td_exchange *x) {
         td_x_give_up(x, TD_ERR_DEADLINE);
         return;
     }
-    if (plan->degraded && plan->outbox) {
-        x->outboxed = true;
-        td_x_effect_add(x, TD_X_DO_OUTBOX)->outbox = TD_X_OUTBOX_OFFLINE;
-    }
+    if (plan->degraded)
+        keep_for_later(x, TD_X_OUTBOX_OFFLINE);
     bool pair = x->step_limit > 1 && x->request->kind != TD_KIND_EMBEDDING;
     bool drafts = pair && (plan->mode == TD_MODE_CASCADE || plan->mode == TD_MODE_PROGRESSIVE);
     if (drafts)
@@ -668,6 +675,12 @@ static void show_success(struct td_exchange *x) {
     end(x, x->degraded ? TD_X_END_DEGRADED : TD_X_END_OK, TD_OK, 200);
 }
 
+// The answer is whole; its end is shown once what was promised of it is on the disk.
+static void show_when_safe(struct td_exchange *x) {
+    if (x->phase == TD_X_WAITING && !x->rows_wait && x->outbox_wait_ns == 0)
+        show_success(x);
+}
+
 // A better target was asked and failed: the answer is a lesser one than was wanted.
 static bool is_lesser(const struct td_exchange *x) {
     double quality = td_x_target(x, &x->attempts[x->lead])->quality;
@@ -687,13 +700,11 @@ void td_x_succeed(struct td_exchange *x) {
         td_x_attempt_record(x, &x->attempts[x->draft]);
     record_all(x, TD_X_OUTCOME_LOST, TD_OK);
     x->degraded |= is_lesser(x);
-    if (x->degraded && x->plan->outbox && !x->outboxed) {
-        x->outboxed = true;
-        td_x_effect_add(x, TD_X_DO_OUTBOX)->outbox = TD_X_OUTBOX_DEGRADED;
-    }
+    if (x->degraded)
+        keep_for_later(x, TD_X_OUTBOX_DEGRADED);
     x->phase = TD_X_WAITING;
-    if (!x->c.durable_before_answer)
-        show_success(x);
+    x->rows_wait = x->c.durable_before_answer;
+    show_when_safe(x);
 }
 
 // What the caller did wrong, or must not have, no later answer will mend.
@@ -710,10 +721,8 @@ void td_x_give_up(struct td_exchange *x, enum td_err code) {
         f.message = td_str_of(td_err_text(f.code));
     }
     record_all(x, TD_X_OUTCOME_CANCELLED, f.code);
-    if (x->plan->outbox && !x->outboxed && worth_keeping(f.code)) {
-        x->outboxed = true;
-        td_x_effect_add(x, TD_X_DO_OUTBOX)->outbox = TD_X_OUTBOX_FAILED;
-    }
+    if (worth_keeping(f.code))
+        keep_for_later(x, TD_X_OUTBOX_FAILED);
     bool own = f.code == TD_ERR_NO_TARGET && f.http_status; // judged in no_target
     int status = own ? f.http_status : td_x_http_status(f.code, f.http_status);
     td_x_show_error(x, f.code, status, f.retry_after_ms, f.message);
@@ -728,10 +737,16 @@ void td_x_gone(struct td_exchange *x) {
 void td_x_on_durable(struct td_exchange *x, bool durable) {
     if (x->phase != TD_X_WAITING)
         return;
+    x->rows_wait = false;
     if (durable)
-        show_success(x);
+        show_when_safe(x);
     else
         td_x_give_up(x, TD_ERR_LEDGER);
+}
+
+void td_x_on_kept(struct td_exchange *x) {
+    x->outbox_wait_ns = 0;
+    show_when_safe(x);
 }
 
 // ------------------------------------------------------------------------------------------------------------- times
@@ -759,10 +774,14 @@ static bool due(uint64_t *at_ns, uint64_t now_ns) {
 
 void td_x_on_timer(struct td_exchange *x) {
     if (past_deadline(x, x->now_ns)) {
-        if (x->phase == TD_X_WAITING || !use_draft(x, true))
+        if (x->phase == TD_X_WAITING && !x->rows_wait)
+            td_x_on_kept(x);
+        else if (x->phase == TD_X_WAITING || !use_draft(x, true))
             td_x_give_up(x, TD_ERR_DEADLINE);
         return;
     }
+    if (due(&x->outbox_wait_ns, x->now_ns))
+        td_x_on_kept(x);
     for (uint32_t i = 0; i < x->attempt_count && x->phase == TD_X_TRYING; i++) {
         struct td_x_attempt *a = &x->attempts[i];
         enum td_err code = TD_OK;
@@ -787,7 +806,9 @@ void td_x_on_timer(struct td_exchange *x) {
 }
 
 void td_x_on_abort(struct td_exchange *x, enum td_err code) {
-    if (x->phase != TD_X_TRYING || !use_draft(x, true))
+    if (x->phase == TD_X_WAITING && !x->rows_wait)
+        td_x_on_kept(x);
+    else if (x->phase != TD_X_TRYING || !use_draft(x, true))
         td_x_give_up(x, code);
 }
 
@@ -817,6 +838,7 @@ void td_x_arm(struct td_exchange *x) {
     if (x->phase != TD_X_TRYING && x->phase != TD_X_WAITING)
         return;
     earliest(&min, x->deadline_ns);
+    earliest(&min, x->outbox_wait_ns);
     if (x->phase == TD_X_TRYING) {
         earliest(&min, x->retry_ns);
         earliest(&min, x->hold_ns);

@@ -120,7 +120,8 @@ struct td_exchange {
     bool escalated;   // the draft is reserve only
     bool trusted;     // cascade, not streamed: the draft is the answer once it is whole
     bool refine_over; // progressive: nobody is left who could give a better answer
-    bool draining, stopped, outboxed, degraded;
+    bool draining, stopped, outboxed, degraded, rows_wait; // rows_wait: for DURABLE
+    uint64_t outbox_wait_ns;                               // until then the end waits for KEPT; 0 not
 
     // what the client has
     bool aware; // understands revisions
@@ -217,6 +218,7 @@ void td_x_on_timer(struct td_exchange *x);
 void td_x_on_drain(struct td_exchange *x);
 void td_x_on_abort(struct td_exchange *x, enum td_err code);
 void td_x_on_durable(struct td_exchange *x, bool durable);
+void td_x_on_kept(struct td_exchange *x);
 void td_x_arm(struct td_exchange *x);
 // The answer is complete with `lead`.
 void td_x_succeed(struct td_exchange *x);

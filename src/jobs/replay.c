@@ -12,13 +12,14 @@
 #include "runtime/call.h"
 #include "runtime/events.h"
 
-#define LOOK_MS 200u             // how often the outbox is looked at while the network is there
+#define LOOK_MS 200u             // how often the outbox is looked at while the network is there and it is empty
+#define DISK_RETRY_MS 500u       // while the disk takes nothing
 #define SWEEP_MS 10000u          // how often what expired is moved on
 #define KEEP_MS (7 * 86400000ll) // finished entries and events stay so long
 #define TRY_MS_MAX 180000u       // one replay
 #define DELAY_MS_BASE 2000u      // after a failed try: doubles with each, with full jitter
 #define DELAY_MS_MAX 300000u
-#define TRIES_MAX 12u // then it is rejected
+#define TRIES_MAX 12u // of those that may have cost money; then it is rejected
 
 struct td_replayer {
     struct td_runtime *rt;
@@ -106,6 +107,7 @@ static enum td_err ask_again(struct td_replayer *r, const struct td_outbox_entry
                                .residency = e->residency,
                                .idempotency_key = e->idempotency_key,
                                .allowed = e->context,
+                               .better_than = e->local.body.n ? e->local.quality : -1,
                                .data_class = e->data_class,
                                .labels = e->labels,
                                .deadline_ms = TRY_MS_MAX,
@@ -133,6 +135,15 @@ static enum td_err move(struct td_replayer *r, struct td_str id, const struct td
     return err;
 }
 
+// What must not be forgotten, because it was paid or tried: while the disk takes nothing, nothing else could be
+// replayed either, so this waits for it.
+static enum td_err move_surely(struct td_replayer *r, struct td_str id, const struct td_outbox_move *m) {
+    enum td_err err = move(r, id, m);
+    while (err != TD_OK && err != TD_ERR_NOT_FOUND && err != TD_ERR_USAGE && nap(r, DISK_RETRY_MS))
+        err = move(r, id, m);
+    return err;
+}
+
 // A failure that no later try can mend.
 static bool is_final(enum td_err err) {
     return err == TD_ERR_CONTENT_POLICY || err == TD_ERR_BAD_REQUEST || err == TD_ERR_BAD_JSON ||
@@ -140,9 +151,16 @@ static bool is_final(enum td_err err) {
            err == TD_ERR_CONTEXT_LENGTH;
 }
 
+// Nobody has worked for it: it may be tried until it expires.
+static bool is_free(enum td_err err, bool sent) {
+    return !sent || err == TD_ERR_CONNECT || err == TD_ERR_DNS || err == TD_ERR_TLS || err == TD_ERR_UPSTREAM_AUTH ||
+           err == TD_ERR_UPSTREAM_RATE || err == TD_ERR_UPSTREAM_QUOTA || err == TD_ERR_UPSTREAM_NOT_FOUND ||
+           err == TD_ERR_UPSTREAM_SERVER;
+}
+
 static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enum td_outbox_state from,
                      enum td_err err) {
-    uint32_t shift = e->attempts < 7 ? e->attempts : 7;
+    uint32_t shift = !r->sent ? 0 : e->attempts < 7 ? e->attempts : 7; // a closed door is looked at again soon
     uint64_t cap = (uint64_t)DELAY_MS_BASE << shift, draw;
     td_random(&draw, sizeof draw);
     if (cap > DELAY_MS_MAX)
@@ -151,13 +169,13 @@ static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enu
     struct td_outbox_move m = {.from = TD_OUTBOX_INTENT_SENT,
                                .to = from,
                                .next_try_ms = td_wall_ms() + (int64_t)(draw % cap) + 250,
-                               .attempted = true,
+                               .attempted = r->sent,
                                .error = err};
-    if (is_final(err) || e->attempts + 1 >= TRIES_MAX) {
+    if (is_final(err) || (!is_free(err, r->sent) && e->attempts + 1 >= TRIES_MAX)) {
         m.to = TD_OUTBOX_REJECTED;
         m.event = &event;
     }
-    if (move(r, e->id, &m) == TD_OK && m.event)
+    if (move_surely(r, e->id, &m) == TD_OK && m.event)
         td_events_wake(r->rt->events);
 }
 
@@ -184,15 +202,30 @@ static struct judgement judge(const struct td_outbox_entry *e, struct td_str clo
     return (struct judgement){TD_ACCEPTED_LOCAL, "local-at-least-as-good", "confirm"};
 }
 
-static enum td_err write_event(struct td_replayer *r, const struct judgement *j, struct td_buf *out) {
+static enum td_err write_event(const struct judgement *j, struct td_str target, struct td_str body,
+                               struct td_buf *out) {
     enum td_err err = td_buf_printf(out, "{\"op\":\"%s\",\"verdict\":\"%s\",\"target\":", j->op, j->verdict);
     if (err == TD_OK)
-        err = td_buf_add_json(out, td_buf_str(&r->target));
+        err = td_buf_add_json(out, target);
     if (err == TD_OK)
         err = td_buf_addz(out, ",\"text\":");
     if (err == TD_OK)
-        err = td_buf_add_json(out, td_buf_str(&r->body));
+        err = td_buf_add_json(out, body);
     return err == TD_OK ? td_buf_addz(out, "}") : err;
+}
+
+// The last step of an entry that has both answers: one is accepted, its client is told.
+static enum td_err reconcile(struct td_replayer *r, struct td_str id, const struct judgement *j,
+                             const struct td_outbox_event *event) {
+    struct td_outbox_move done = {.from = TD_OUTBOX_ANSWERED_BY_CLOUD,
+                                  .to = TD_OUTBOX_RECONCILED,
+                                  .accepted = j->accepted,
+                                  .verdict = td_str_of(j->verdict),
+                                  .event = event};
+    enum td_err err = move_surely(r, id, &done);
+    if (err == TD_OK)
+        td_log(TD_LOG_INFO, "outbox", id.p, "msg=reconciled verdict=%s", j->verdict);
+    return err;
 }
 
 static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
@@ -211,16 +244,11 @@ static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
                                       .attempted = true,
                                       .verdict = td_str_of(j.verdict)};
     bool asks = j.accepted == TD_ACCEPTED_NONE;
-    if (write_event(r, &j, &data) == TD_OK) {
+    if (write_event(&j, cloud.target, cloud.body, &data) == TD_OK) {
         event.data = td_buf_str(&data);
         answered.event = asks ? &event : NULL;
-        struct td_outbox_move done = {.from = TD_OUTBOX_ANSWERED_BY_CLOUD,
-                                      .to = TD_OUTBOX_RECONCILED,
-                                      .accepted = j.accepted,
-                                      .verdict = td_str_of(j.verdict),
-                                      .event = &event};
-        if (move(r, e->id, &answered) == TD_OK && !asks && move(r, e->id, &done) == TD_OK)
-            td_log(TD_LOG_INFO, "outbox", e->id.p, "msg=reconciled verdict=%s", j.verdict);
+        if (move_surely(r, e->id, &answered) == TD_OK && !asks)
+            (void)reconcile(r, e->id, &j, &event);
         td_events_wake(r->rt->events);
     }
     td_buf_finish(&data);
@@ -248,24 +276,53 @@ static bool work_one(struct td_replayer *r) {
 }
 
 // What a crash left in intent_sent may have been paid already; it is asked once more, with the same idempotency key.
-static void recover(struct td_replayer *r) {
-    for (;;) {
-        struct work w = {.err = TD_OK};
-        struct td_error error;
-        struct td_outbox_filter filter = {.states = 1u << TD_OUTBOX_INTENT_SENT, .limit = 1, .texts = true};
-        td_arena_init(&w.arena, TD_ARENA_BYTES_MAX);
-        enum td_err err = td_outbox_list(r->rt->store, &filter, on_entry, &w, &error);
-        bool more = err == TD_OK && w.found && w.err == TD_OK;
-        if (more) {
-            struct td_outbox_move back = {.from = TD_OUTBOX_INTENT_SENT,
-                                          .to = w.entry.local.body.n ? TD_OUTBOX_ANSWERED_LOCALLY : TD_OUTBOX_QUEUED,
-                                          .attempted = true};
-            more = move(r, w.entry.id, &back) == TD_OK;
-        }
-        td_arena_finish(&w.arena);
-        if (!more)
-            return;
+static bool recover_intent(struct td_replayer *r) {
+    struct work w = {.err = TD_OK};
+    struct td_error error;
+    struct td_outbox_filter filter = {.states = 1u << TD_OUTBOX_INTENT_SENT, .limit = 1, .texts = true};
+    td_arena_init(&w.arena, TD_ARENA_BYTES_MAX);
+    enum td_err err = td_outbox_list(r->rt->store, &filter, on_entry, &w, &error);
+    bool more = err == TD_OK && w.found && w.err == TD_OK;
+    if (more) {
+        struct td_outbox_move back = {.from = TD_OUTBOX_INTENT_SENT,
+                                      .to = w.entry.local.body.n ? TD_OUTBOX_ANSWERED_LOCALLY : TD_OUTBOX_QUEUED,
+                                      .attempted = true};
+        more = move_surely(r, w.entry.id, &back) == TD_OK;
     }
+    td_arena_finish(&w.arena);
+    return more;
+}
+
+static bool on_answered(void *user, const struct td_outbox_entry *e) {
+    return td_str_is(e->verdict, "ask") || on_entry(user, e); // those wait for a person
+}
+
+// What a crash left with the cloud's answer, but not yet reconciled. Nobody is asked again.
+static bool recover_answered(struct td_replayer *r) {
+    struct work w = {.err = TD_OK};
+    struct td_error error;
+    struct td_buf data;
+    struct td_outbox_filter filter = {.states = 1u << TD_OUTBOX_ANSWERED_BY_CLOUD, .limit = UINT32_MAX, .texts = true};
+    td_arena_init(&w.arena, TD_ARENA_BYTES_MAX);
+    td_buf_init(&data, TD_REPLY_BYTES_MAX);
+    enum td_err err = td_outbox_list(r->rt->store, &filter, on_answered, &w, &error);
+    bool more = err == TD_OK && w.found && w.err == TD_OK;
+    if (more) {
+        struct judgement j = judge(&w.entry, w.entry.cloud.body, w.entry.cloud.quality);
+        more = write_event(&j, w.entry.cloud.target, w.entry.cloud.body, &data) == TD_OK;
+        if (more) {
+            struct td_outbox_event event = {TD_STR("revision"), td_buf_str(&data)};
+            more = reconcile(r, w.entry.id, &j, &event) == TD_OK;
+        }
+    }
+    td_buf_finish(&data);
+    td_arena_finish(&w.arena);
+    return more;
+}
+
+static void recover(struct td_replayer *r) {
+    while (!atomic_load(&r->rt->draining) && (recover_intent(r) || recover_answered(r)))
+        ;
 }
 
 static void sweep(struct td_replayer *r, uint64_t now_ns) {
@@ -279,12 +336,14 @@ static void sweep(struct td_replayer *r, uint64_t now_ns) {
 
 static void *main_loop(void *arg) {
     struct td_replayer *r = arg;
+    uint32_t wait_ms = LOOK_MS;
     recover(r);
-    while (nap(r, LOOK_MS)) {
+    while (nap(r, wait_ms)) {
         struct td_config *config = td_runtime_config(r->rt, NULL);
         uint64_t now = td_now_ns();
         uint32_t rate = config->outbox.replay_per_min ? config->outbox.replay_per_min : 60;
         bool on = config->outbox.enabled;
+        wait_ms = LOOK_MS;
         td_config_unref(config);
         if (!on)
             continue;
@@ -296,6 +355,7 @@ static void *main_loop(void *arg) {
             uint64_t spacing = 60000ull / rate, draw;
             td_random(&draw, sizeof draw);
             r->next_ns = now + (spacing / 2 + draw % (spacing + 1)) * TD_MS_NS;
+            wait_ms = spacing < LOOK_MS ? (uint32_t)spacing : LOOK_MS;
         }
     }
     return NULL;

@@ -163,6 +163,7 @@ static enum td_err open_exchange(struct td_call *call) {
         .arrival_ns = call->arrival_ns,
         .prompt_tokens = call->facts.input_tokens,
         .durable_before_answer = config->durability != TD_DURABILITY_BATCHED,
+        .waits_for_outbox = true,
     };
     call->timer = td_timer_create(call->worker->loop, on_timer, call);
     return call->timer ? td_exchange_open(&xc, &call->x) : TD_ERR_NOMEM;

@@ -94,6 +94,7 @@ struct td_call {
 struct td_replay {
     struct td_str id, request, tenant, residency, idempotency_key;
     struct td_str allowed; // names of the targets it might go to when it was accepted, each followed by a line feed
+    double better_than;    // quality of the answer there is: no other is worth asking for; below 0 any
     enum td_class data_class;
     uint32_t labels;
     uint32_t deadline_ms;
@@ -104,8 +105,8 @@ struct td_replay {
 };
 // Stands among `allowed` where the webhook might see the answer; no target has such a name.
 #define TD_OUTBOX_WEBHOOK_MARK "@webhook"
-// Asks it again on some worker: on any target but the device, under the stricter of then and now. TD_ERR_NOMEM: done is
-// not called. Any thread.
+// Asks it again on some worker: on any better target but the device, under the stricter of then and now. TD_ERR_NOMEM:
+// done is not called. Any thread.
 enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) TD_MUST_USE;
 // Queues the request for a better answer (outbox.c); the answer given meanwhile goes along when it is complete.
 void td_call_keep(struct td_call *call);

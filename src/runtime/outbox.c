@@ -43,6 +43,8 @@ static void on_queued(void *arg, enum td_err err) {
     call->outbox_acked = err == TD_OK;
     if (err != TD_OK)
         td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(err));
+    if (!call->ended)
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
     td_call_unref(call);
 }
 
@@ -51,8 +53,10 @@ void td_call_keep(struct td_call *call) {
     const struct td_config *config = call->config;
     struct td_buf allowed;
     struct td_error e = {0};
-    if (!config->outbox.enabled || call->replay || call->outbox_asked || call->request.kind == TD_KIND_EMBEDDING)
+    if (!config->outbox.enabled || call->replay || call->outbox_asked || call->request.kind == TD_KIND_EMBEDDING) {
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
         return;
+    }
     td_buf_init(&allowed, 64 << 10);
     enum td_err err = allowed_targets(call, &allowed);
     struct td_outbox_entry entry = {
@@ -85,6 +89,8 @@ void td_call_keep(struct td_call *call) {
             td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(err));
     }
     call->outbox_asked = err == TD_OK;
+    if (err != TD_OK)
+        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
     td_buf_finish(&allowed);
 }
 

@@ -57,6 +57,10 @@ static bool check_policy(struct td_call *call, const struct td_target *target, u
         verdict->allowed = false;
         verdict->reason = TD_REASON_DENIED; // not by the policy it was accepted under
     }
+    if (verdict->allowed && call->replay && target->quality <= call->replay->better_than) {
+        verdict->allowed = false;
+        verdict->reason = TD_REASON_RANKED_OUT; // as good an answer is there already
+    }
     return verdict->allowed;
 }
 

@@ -217,6 +217,10 @@ void check_out(struct sim *s, const struct td_x_out *o) {
         c->usage_total = o->done.usage_total;
         c->cost_nusd = o->done.cost_nusd;
         check_answer(s, o->attempt);
+        if (s->config.waits_for_outbox && s->kept_asked && !s->kept && !s->aborted &&
+            s->now_ns < s->kept_asked_ns + TD_X_OUTBOX_WAIT_MS * TD_MS_NS &&
+            !(s->plan.deadline_ms && s->now_ns >= s->start_ns + s->plan.deadline_ms * TD_MS_NS))
+            sim_fail(s, "the end did not wait for the outbox");
         break;
     case TD_X_OUT_ERROR:
         on_error(s, o);

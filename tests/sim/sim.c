@@ -256,8 +256,11 @@ static void carry_out(struct sim *s, const struct td_x_effect *e, struct pending
             s->fakes[e->attempt].next_ns = s->now_ns;
         return;
     case TD_X_DO_OUTBOX:
-        if (!s->plan.outbox)
-            sim_fail(s, "kept for later though nobody wished it");
+        if (!s->plan.outbox || s->kept_asked++)
+            sim_fail(s, "kept for later though nobody wished it, or twice");
+        s->kept_asked_ns = s->now_ns;
+        if (rng_chance(&s->rng, 90)) // else the disk hangs
+            on_act_later(s, ACT_KEPT, s->now_ns + rng_below(&s->rng, 700) * TD_MS_NS);
         return;
     case TD_X_DO_END:
         s->ends++;
@@ -285,7 +288,7 @@ void sim_feed(struct sim *s, struct td_x_input in) {
 }
 
 static void act(struct sim *s, int what) {
-    static const char *const names[] = {"reload", "gone", "stall", "flow", "drain", "abort", "disk"};
+    static const char *const names[] = {"reload", "gone", "stall", "flow", "drain", "abort", "disk", "kept"};
     say(s, "%s", names[what]);
     switch (what) {
     case ACT_RELOAD:
@@ -310,6 +313,10 @@ static void act(struct sim *s, int what) {
     case ACT_DISK:
         s->disk_fails = rng_chance(&s->rng, 10);
         sim_feed(s, (struct td_x_input){.type = TD_X_IN_DURABLE, .durable = !s->disk_fails});
+        return;
+    case ACT_KEPT:
+        s->kept = true;
+        sim_feed(s, (struct td_x_input){.type = TD_X_IN_KEPT});
         return;
     }
 }
@@ -351,7 +358,8 @@ static void run(struct sim *s) {
                                      .targets = s->targets,
                                      .target_count = TARGETS,
                                      .arrival_ns = s->start_ns,
-                                     .durable_before_answer = !s->cut_campaign && rng_chance(&s->rng, 20)};
+                                     .durable_before_answer = !s->cut_campaign && rng_chance(&s->rng, 20),
+                                     .waits_for_outbox = rng_chance(&s->rng, 80)};
     if (td_exchange_open(&s->config, &s->x) != TD_OK) {
         sim_fail(s, "could not be opened");
         return;
@@ -362,7 +370,7 @@ static void run(struct sim *s) {
             sim_fail(s, "it never ends");
     check_end(s);
     uint32_t ends = s->ends; // whatever comes now gives nothing
-    for (int what = TD_X_IN_START; what <= TD_X_IN_DURABLE && !s->failed; what++) {
+    for (int what = TD_X_IN_START; what <= TD_X_IN_KEPT && !s->failed; what++) {
         static const struct td_event late = {.type = TD_EV_DELTA, .delta.text = {"late", 4}};
         sim_feed(s, (struct td_x_input){.type = what, .event = &late, .durable = true});
     }

@@ -106,12 +106,14 @@ struct sim {
     uint32_t family[TARGETS];
     char stop[8];
     uint64_t accepted, allowed; // bits of targets: the policy then, the policy now
-    bool tool_answer, drain_sent, aborted, disk_fails;
+    bool tool_answer, drain_sent, aborted, disk_fails, kept;
+    uint32_t kept_asked;
+    uint64_t kept_asked_ns;
     struct fake fakes[TD_ATTEMPTS_MAX];
     uint32_t fake_count;
     struct client client;
     struct {
-        enum { ACT_RELOAD, ACT_GONE, ACT_STALL, ACT_FLOW, ACT_DRAIN, ACT_ABORT, ACT_DISK } what;
+        enum { ACT_RELOAD, ACT_GONE, ACT_STALL, ACT_FLOW, ACT_DRAIN, ACT_ABORT, ACT_DISK, ACT_KEPT } what;
         uint64_t at_ns;
     } acts[12];
     uint32_t act_count;
