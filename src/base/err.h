@@ -28,6 +28,7 @@
     X(NOT_FOUND, "tandem.not_found", "not found")                                                                      \
     X(MODEL_NOT_FOUND, "tandem.model.not_found", "no such model")                                                      \
     X(NO_TARGET, "tandem.policy.no_target", "no target may answer this request")                                       \
+    X(UNAVAILABLE, "tandem.unavailable", "no target can answer now")                                                   \
     X(BLOCKED, "tandem.policy.blocked", "a policy rule blocks this request")                                           \
     X(BUDGET, "tandem.budget.exhausted", "the budget is used up")                                                      \
     X(RATE, "tandem.rate.limited", "too many requests")                                                                \

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/mem.h"
 
+#include <langinfo.h>
+#include <locale.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -146,15 +148,54 @@ struct td_str td_arena_str(struct td_arena *a, struct td_str s) {
     return (struct td_str){p, s.n};
 }
 
+static _Atomic(locale_t) plain;
+
+static locale_t plain_locale(void) {
+    locale_t l = atomic_load(&plain), none = (locale_t)0;
+    if (!l && (l = newlocale(LC_ALL_MASK, "C", (locale_t)0)) && !atomic_compare_exchange_strong(&plain, &none, l)) {
+        freelocale(l);
+        l = none;
+    }
+    return l;
+}
+
+int td_vformat(char *out, size_t n, const char *fmt, va_list args) {
+    locale_t before = (locale_t)0, l;
+    if (*nl_langinfo(RADIXCHAR) != '.' && (l = plain_locale()))
+        before = uselocale(l);
+    int made = vsnprintf(out, n, fmt, args);
+    if (before)
+        uselocale(before);
+    return made;
+}
+
+int td_format(char *out, size_t n, const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    int made = td_vformat(out, n, fmt, args);
+    va_end(args);
+    return made;
+}
+
+double td_number(const char *z) {
+    locale_t before = (locale_t)0, l;
+    if (*nl_langinfo(RADIXCHAR) != '.' && (l = plain_locale()))
+        before = uselocale(l);
+    double v = strtod(z, NULL);
+    if (before)
+        uselocale(before);
+    return v;
+}
+
 struct td_str td_arena_printf(struct td_arena *a, const char *fmt, ...) {
     va_list args, again;
     va_start(args, fmt);
     va_copy(again, args);
-    int n = vsnprintf(NULL, 0, fmt, args);
+    int n = td_vformat(NULL, 0, fmt, args);
     va_end(args);
     char *p = n < 0 ? NULL : td_arena_alloc(a, (size_t)n + 1);
     if (p)
-        vsnprintf(p, (size_t)n + 1, fmt, again);
+        td_vformat(p, (size_t)n + 1, fmt, again);
     va_end(again);
     return p ? (struct td_str){p, (size_t)n} : TD_STR_NONE;
 }
@@ -231,13 +272,13 @@ enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {
     va_list args, again;
     va_start(args, fmt);
     va_copy(again, args);
-    int n = vsnprintf(NULL, 0, fmt, args);
+    int n = td_vformat(NULL, 0, fmt, args);
     va_end(args);
     enum td_err err = n < 0 ? TD_ERR_INTERNAL : grow(b, (size_t)n);
     if (err == TD_OK)
         err = grow(b, (size_t)n + 1) == TD_OK ? TD_OK : TD_ERR_LIMIT; // vsnprintf also writes its NUL
     if (err == TD_OK) {
-        vsnprintf(b->p + b->n, (size_t)n + 1, fmt, again);
+        td_vformat(b->p + b->n, (size_t)n + 1, fmt, again);
         b->n += (size_t)n;
     }
     va_end(again);

@@ -71,6 +71,7 @@ struct td_config {
     uint32_t ledger_batch_ms;
     struct td_outbox_settings outbox;
     struct td_webhook webhook;
+    uint32_t key_requests_per_min, key_tokens_per_min; // of each API key; 0 unlimited
 
     struct td_target *targets;
     uint32_t target_count;

@@ -230,6 +230,9 @@ static const struct td_option target_rows[] = {
     {"labels", TD_OPT_CUSTOM, T(labels_cleared), 0, 0, NULL, "the only labels it may see; not stated: all",
      "one or a list of labels", NULL, NULL, TD_SHAPE_ONE, read_target_labels},
     {"price", TD_OPT_SECTION, 0, 0, 0, NULL, "what it costs", NULL, NULL, price},
+    {"budget_usd_per_day", TD_OPT_USD, T(budget_day_nusd), 0, 0, NULL, "most that may be spent here in a day (UTC)"},
+    {"budget_usd_per_month", TD_OPT_USD, T(budget_month_nusd), 0, 0, NULL,
+     "most that may be spent here in a month (UTC)"},
     {"context", TD_OPT_U32, T(context), 1, 100000000, NULL, "tokens of input and output together; default: not known"},
     {"max_output", TD_OPT_U32, T(max_output), 1, 100000000, NULL, "tokens of one answer; default: not known"},
     {"capabilities", TD_OPT_CUSTOM, T(capabilities), 0, 0, NULL,
@@ -336,7 +339,7 @@ static enum td_err read_tenant_labels(struct td_loader *l, const struct td_node 
 #define N(field) offsetof(struct td_tenant, field)
 static const struct td_option rate_rows[] = {
     {"requests_per_min", TD_OPT_U32, N(requests_per_min), 0, 10000000, "0", "0 unlimited"},
-    {"tokens_per_min", TD_OPT_U64, N(tokens_per_min), 0, 1e12, "0", "input and output; 0 unlimited"},
+    {"tokens_per_min", TD_OPT_U32, N(tokens_per_min), 0, U32_MAX, "0", "input and output; 0 unlimited"},
     {NULL}};
 static const struct td_option tenant_rows[] = {
     {"name", TD_OPT_NAME, N(name), 0, 0, NULL, "what keys and the ledger call it"},
@@ -715,6 +718,10 @@ static const struct td_option limits_rows[] = {
     {"connections_per_peer", TD_OPT_U32, F(listen.connections_per_peer_max), 1, TD_CONNECTIONS_MAX, "64",
      "of one remote address"},
     {NULL}};
+static const struct td_option key_rate_rows[] = {
+    {"requests_per_min", TD_OPT_U32, F(key_requests_per_min), 0, 10000000, "0", "0 unlimited"},
+    {"tokens_per_min", TD_OPT_U32, F(key_tokens_per_min), 0, U32_MAX, "0", "input and output; 0 unlimited"},
+    {NULL}};
 static const struct td_option models_rows[] = {
     {"memory_max", TD_OPT_BYTES, F(memory_bytes_max), 0, 1e15, "0",
      "all local models together; 0: half of the machine's memory"},
@@ -786,8 +793,11 @@ const struct td_option td_config_options[] = {
      "a map of model names", NULL, NULL, TD_SHAPE_ONE, read_aliases},
     {"default_class", TD_OPT_WORD, F(policy.default_class), 0, 0, "internal", "of requests that nothing labelled",
      CLASSES, word_class},
-    {"tenants", TD_OPT_CUSTOM, 0, 0, 0, NULL, "who may call; keys are made with `tandem keys create`",
+    {"tenants", TD_OPT_CUSTOM, 0, 0, 0, NULL,
+     "who may call; keys are made with `tandem keys create`; `default` stands for requests without a key",
      "a list of tenants", NULL, tenant_rows, TD_SHAPE_LIST, read_tenants},
+    {"key_rate", TD_OPT_SECTION, 0, 0, 0, NULL, "rate limits of each API key, beside its tenant's", NULL, NULL,
+     key_rate_rows},
     {"policy", TD_OPT_SECTION, F(policy), 0, 0, NULL, "which request may go where", NULL, NULL, policy_rows},
     {"ledger", TD_OPT_SECTION, 0, 0, 0, NULL, "the record of every attempt", NULL, NULL, ledger_rows},
     {"outbox", TD_OPT_SECTION, 0, 0, 0, NULL, "requests kept for a better answer", NULL, NULL, outbox_rows},

@@ -588,17 +588,19 @@ static struct td_str verdicts_text(struct td_exchange *x) {
 // One constraint behind all refusals names the error; what may pass by itself is worth trying again later (503).
 static void no_target(struct td_exchange *x) {
     uint64_t seen = 0;
-    for (uint32_t i = 0; i < x->plan->verdict_count; i++)
-        if (!x->plan->verdicts[i].taken && x->plan->verdicts[i].reason != TD_REASON_NOT_PINNED)
-            seen |= 1ull << x->plan->verdicts[i].reason;
-    uint64_t passing = 1ull << TD_REASON_HEALTH | 1ull << TD_REASON_NOT_READY | 1ull << TD_REASON_NO_LINK |
-                       1ull << TD_REASON_METERED | 1ull << TD_REASON_DEVICE | 1ull << TD_REASON_OVERLOADED |
-                       1ull << TD_REASON_RETRY_AFTER;
+    bool passes = false;
+    for (uint32_t i = 0; i < x->plan->verdict_count; i++) {
+        enum td_reason reason = x->plan->verdicts[i].reason;
+        if (x->plan->verdicts[i].taken || reason == TD_REASON_NOT_PINNED)
+            continue;
+        seen |= 1ull << reason;
+        passes = passes || td_reason_passes(reason);
+    }
     struct td_x_fault *f = &x->refusal;
     f->code = TD_ERR_NO_TARGET;
     f->message = verdicts_text(x);
-    if (seen & passing)
-        f->http_status = 503;
+    if (passes)
+        f->code = TD_ERR_UNAVAILABLE;
     else if (seen == 1ull << TD_REASON_CONTEXT)
         f->code = TD_ERR_CONTEXT_LENGTH;
     else if (seen == 1ull << TD_REASON_CAPABILITY)

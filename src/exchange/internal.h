@@ -24,6 +24,7 @@ struct td_x_piece {
     size_t at, n;           // in bytes
     size_t id_at, id_n, name_at, name_n;
     uint32_t token_at, token_count; // in tokens
+    size_t raw_at, raw_n;           // in `texts`: what the provider said of its own (td_openai_own_fields)
 };
 struct td_x_kept_token {
     size_t at, n; // in bytes of `texts`

@@ -196,7 +196,9 @@ void td_x_show(struct td_exchange *x, struct td_x_attempt *a, const struct td_ev
             a->stop_hit = true;
             return;
         }
-        if (shown.delta.text.n == 0)
+        if (shown.delta.text.n == 0 && ev->delta.text.n)
+            return; // the rest of a character is to come
+        if (shown.delta.text.n == 0 && !ev->raw)
             return;
         if (shown.delta.text.p != ev->delta.text.p || shown.delta.text.n != ev->delta.text.n) {
             shown.raw = NULL;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exchange/internal.h"
+#include "wire/openai_answer.h"
 
 void td_x_store_init(struct td_x_store *s) {
     td_buf_init(&s->bytes, TD_REPLY_BYTES_MAX);
@@ -70,7 +71,7 @@ enum td_err td_x_store_add(struct td_x_store *s, const struct td_event *ev, bool
                                                    : 0;
     if (last && last->type == ev->type && last->choice == ev->choice && last->index == index &&
         last->at + last->n == s->bytes.n && !tokens && last->token_count == 0 && ev->type != TD_EV_EMBEDDING &&
-        !(ev->type == TD_EV_TOOL_CALL && ev->tool.id.n)) {
+        !(ev->type == TD_EV_TOOL_CALL && ev->tool.id.n) && !ev->raw) {
         err = td_buf_add_str(&s->bytes, text);
         if (!err)
             last->n += text.n;
@@ -92,6 +93,11 @@ enum td_err td_x_store_add(struct td_x_store *s, const struct td_event *ev, bool
     if (!err && tokens) {
         piece.token_count = ev->delta.token_count;
         err = add_tokens(s, ev->delta.tokens, ev->delta.token_count, &piece.token_at);
+    }
+    if (!err && ev->raw) {
+        piece.raw_at = s->texts.n;
+        err = td_openai_own_fields(ev->raw, ev->choice, &s->texts);
+        piece.raw_n = s->texts.n - piece.raw_at;
     }
     return err ? err : td_buf_add(&s->pieces, &piece, sizeof piece);
 }
@@ -122,6 +128,12 @@ enum td_err td_x_store_get(const struct td_x_store *s, uint32_t i, struct td_are
     const struct td_x_piece *p = &pieces(s)[i];
     *out = (struct td_event){.type = p->type, .choice = p->choice};
     struct td_str text = td_str_n(s->bytes.p ? s->bytes.p + p->at : NULL, p->n);
+    if (p->raw_n) {
+        struct td_str raw = td_str_n(s->texts.p + p->raw_at, p->raw_n);
+        enum td_err err = td_json_parse(arena, raw, TD_JSON_DEPTH_MAX + 4, &out->raw, NULL);
+        if (err == TD_ERR_NOMEM)
+            return err;
+    }
     if (p->type == TD_EV_TOOL_CALL) {
         out->tool.index = p->index;
         out->tool.id = td_str_n(s->bytes.p + p->id_at, p->id_n);

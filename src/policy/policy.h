@@ -67,7 +67,7 @@ struct td_tenant {
     struct td_str residency;                    // "" none; holds for each of its requests
     int64_t budget_day_nusd, budget_month_nusd; // -1 none
     uint32_t requests_per_min;                  // 0 unlimited
-    uint64_t tokens_per_min;                    // 0 unlimited
+    uint32_t tokens_per_min;                    // 0 unlimited
     bool has_allow;
     struct td_target_set allow;
     bool batch; // its requests are shed first

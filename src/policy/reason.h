@@ -3,6 +3,8 @@
 #ifndef TD_POLICY_REASON_H
 #define TD_POLICY_REASON_H
 
+#include <stdbool.h>
+
 // Why a target was taken or refused. X(NAME, "stable-word", "English text")
 #define TD_REASON_LIST(X)                                                                                              \
     X(CHOSEN, "chosen", "best by preference, quality, latency and cost")                                               \
@@ -34,7 +36,8 @@
     X(OVERLOADED, "overloaded", "its queue is full")                                                                   \
     X(RANKED_OUT, "ranked-out", "allowed, but the plan has enough better ones")                                        \
     X(REMOVED, "removed", "the configuration in force no longer has it")                                               \
-    X(RETRY_AFTER, "retry-after", "it asked to be left alone for now")
+    X(RETRY_AFTER, "retry-after", "it asked to be left alone for now")                                                 \
+    X(NO_MODEL, "no-model", "its model file is not there")
 
 enum td_reason {
 #define X(name, word, text) TD_REASON_##name,
@@ -47,6 +50,8 @@ enum td_reason {
 enum td_on_cut { TD_ON_CUT_CONTINUE, TD_ON_CUT_RESTART, TD_ON_CUT_ERROR };
 
 const char *td_reason_word(enum td_reason reason);
+// The refusal may pass by itself: the same request may be answered later (an error of status 503, not 403).
+bool td_reason_passes(enum td_reason reason);
 const char *td_reason_text(enum td_reason reason);
 
 #endif

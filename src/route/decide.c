@@ -156,7 +156,8 @@ static bool too_late(const struct decision *d, const struct td_target *t, const 
 static enum td_reason refuse(const struct decision *d, const struct td_target *t, const struct td_verdict *v,
                              const struct td_rule **rule) {
     const struct td_target_state *s = &d->w->targets[t->index];
-    uint32_t context = t->context ? t->context : s->context;
+    uint32_t context = t->context && s->context ? (t->context < s->context ? t->context : s->context)
+                                                : t->context + s->context; // stated, learned, or both
     if (d->pinned && t != d->pinned && !in_fallback(d->pinned, t))
         return TD_REASON_NOT_PINNED;
     enum td_reason reason = td_policy_admits(d->p, &d->r, d->f, t, rule);
@@ -177,7 +178,7 @@ static enum td_reason refuse(const struct decision *d, const struct td_target *t
     if (!t->loopback && d->metered && d->f->batch)
         return TD_REASON_METERED;
     if (!s->ready)
-        return TD_REASON_NOT_READY;
+        return s->missing ? TD_REASON_NO_MODEL : TD_REASON_NOT_READY;
     if (unhealthy(d, s))
         return TD_REASON_HEALTH;
     if (s->retry_after_ms)

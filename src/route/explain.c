@@ -3,37 +3,34 @@
 
 #include "target/words.h"
 
-// What a refusal is about, for the choice of an error.
+// What the refusals are about, for the choice of an error: what may pass by itself is worth another try later; else one
+// constraint behind all of them names the error.
 enum td_err td_plan_error(const struct td_plan *plan) {
-    static const struct {
-        enum td_reason reason;
-        enum td_err err;
-    } kinds[] = {{TD_REASON_COST, TD_ERR_BUDGET},
-                 {TD_REASON_OVERLOADED, TD_ERR_OVERLOAD},
-                 {TD_REASON_HEALTH, TD_ERR_OVERLOAD},
-                 {TD_REASON_RETRY_AFTER, TD_ERR_OVERLOAD},
-                 {TD_REASON_NOT_READY, TD_ERR_OVERLOAD},
-                 {TD_REASON_CONTEXT, TD_ERR_CONTEXT_LENGTH},
-                 {TD_REASON_CAPABILITY, TD_ERR_UNSUPPORTED},
-                 {TD_REASON_DEADLINE, TD_ERR_DEADLINE}};
-    enum td_err err = TD_OK;
+    uint64_t seen = 0;
+    bool passes = false;
     if (plan->step_count)
         return TD_OK;
     if (plan->blocked)
         return TD_ERR_BLOCKED;
     for (uint32_t i = 0; i < plan->verdict_count; i++) {
         enum td_reason reason = plan->verdicts[i].reason;
-        enum td_err one = TD_ERR_NO_TARGET;
         if (reason == TD_REASON_NOT_PINNED)
             continue;
-        for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++)
-            if (kinds[k].reason == reason)
-                one = kinds[k].err;
-        if (err != TD_OK && err != one) // several kinds of refusal: no single word for it
-            return TD_ERR_NO_TARGET;
-        err = one;
+        seen |= 1ull << reason;
+        passes = passes || td_reason_passes(reason);
     }
-    return err == TD_OK ? TD_ERR_NO_TARGET : err;
+    const uint64_t unable = 1ull << TD_REASON_CONTEXT | 1ull << TD_REASON_CAPABILITY | 1ull << TD_REASON_OUTPUT;
+    if (seen == 1ull << TD_REASON_OVERLOADED)
+        return TD_ERR_OVERLOAD;
+    if (passes)
+        return TD_ERR_UNAVAILABLE;
+    if (seen == 1ull << TD_REASON_COST)
+        return TD_ERR_BUDGET;
+    if (seen == 1ull << TD_REASON_DEADLINE)
+        return TD_ERR_DEADLINE;
+    if (seen && !(seen & ~unable)) // none can, whatever policy allows
+        return seen >> TD_REASON_CONTEXT & 1 ? TD_ERR_CONTEXT_LENGTH : TD_ERR_UNSUPPORTED;
+    return TD_ERR_NO_TARGET;
 }
 
 #define TRY(call)                                                                                                      \

@@ -58,6 +58,7 @@ static const struct field fact_fields[] = {
 static const struct field state_fields[] = {
     F("breaker", FIELD_U32, breaker),
     F("ready", FIELD_BOOL, ready),
+    F("missing", FIELD_BOOL, missing),
     F("loaded", FIELD_BOOL, loaded),
     F("retry_after", FIELD_U32, retry_after_ms),
     F("ttft50", FIELD_U32, ttft_ms_p50),

@@ -47,8 +47,11 @@ void td_runtime_world(struct td_runtime *rt, const struct td_config *config, boo
     int64_t wall_ms = td_wall_ms();
     td_health_world(rt->health, config->targets, config->target_count, batch, now_ns, out);
     td_device_facts(out, now_ns);
-    for (uint32_t i = 0; i < config->target_count; i++)
-        out->targets[i].budget_left_nusd = td_govern_target_left(rt->govern, config->targets[i].name, wall_ms);
+    for (uint32_t i = 0; i < config->target_count; i++) {
+        const struct td_target *t = &config->targets[i];
+        out->targets[i].budget_left_nusd = td_govern_target_left(rt->govern, t->name, wall_ms);
+        out->targets[i].missing = t->provider == TD_PROVIDER_LLAMA && !t->model_found;
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------ configuration
@@ -62,21 +65,38 @@ static enum td_err read_config(const struct td_runtime *rt, const struct td_conf
     return td_config_load_text(text, rt->config_text ? "(text)" : "(default)", NULL, previous, out, e);
 }
 
+static int64_t budget(int64_t nusd) {
+    return nusd > 0 ? nusd : 0;
+}
+
 static enum td_err govern_limits(const struct td_config *config, struct td_arena *arena, struct td_govern_config *out) {
     const struct td_policy *policy = &config->policy;
     struct td_govern_limit *tenants = td_arena_array(arena, policy->tenant_count + 1, sizeof *tenants);
-    if (!tenants)
+    struct td_govern_limit *targets = td_arena_array(arena, config->target_count + 1, sizeof *targets);
+    struct td_govern_limit *each_key = td_arena_alloc(arena, sizeof *each_key);
+    if (!tenants || !targets || !each_key)
         return TD_ERR_NOMEM;
     for (uint32_t i = 0; i < policy->tenant_count; i++) {
         const struct td_tenant *t = &policy->tenants[i];
-        tenants[i] = (struct td_govern_limit){
-            .name = t->name,
-            .requests_per_min = t->requests_per_min,
-            .tokens_per_min = t->tokens_per_min > UINT32_MAX ? UINT32_MAX : (uint32_t)t->tokens_per_min,
-            .day_nusd = t->budget_day_nusd > 0 ? t->budget_day_nusd : 0,
-            .month_nusd = t->budget_month_nusd > 0 ? t->budget_month_nusd : 0};
+        tenants[i] = (struct td_govern_limit){.name = t->name,
+                                              .requests_per_min = t->requests_per_min,
+                                              .tokens_per_min = t->tokens_per_min,
+                                              .day_nusd = budget(t->budget_day_nusd),
+                                              .month_nusd = budget(t->budget_month_nusd)};
     }
-    *out = (struct td_govern_config){.tenants = tenants, .tenant_count = policy->tenant_count};
+    for (uint32_t i = 0; i < config->target_count; i++) {
+        const struct td_target *t = &config->targets[i];
+        targets[i] = (struct td_govern_limit){
+            .name = t->name, .day_nusd = budget(t->budget_day_nusd), .month_nusd = budget(t->budget_month_nusd)};
+    }
+    *each_key = (struct td_govern_limit){.requests_per_min = config->key_requests_per_min,
+                                         .tokens_per_min = config->key_tokens_per_min};
+    *out = (struct td_govern_config){.tenants = tenants,
+                                     .keys = each_key,
+                                     .targets = targets,
+                                     .tenant_count = policy->tenant_count,
+                                     .key_count = 1,
+                                     .target_count = config->target_count};
     return TD_OK;
 }
 
@@ -184,12 +204,12 @@ static void look_at_models(struct td_runtime *rt, const struct td_config *config
         if (t->provider != TD_PROVIDER_LLAMA)
             continue;
         if (!rt->manager) {
-            td_health_set_model(rt->health, t, false, false, 0, 0);
+            td_health_set_model(rt->health, t, false, false, 0, 0, 0);
             continue;
         }
         td_manager_status(rt->manager, t, &s);
         td_health_set_model(rt->health, t, s.known ? s.ready : t->model_found, s.loaded, s.load_ms,
-                            s.loaded ? t->capabilities & ~s.capabilities : 0);
+                            s.loaded ? s.context : 0, s.loaded ? t->capabilities & ~s.capabilities : 0);
     }
 }
 

@@ -199,11 +199,16 @@ static enum td_err chain_wishes(const struct td_call *call, uint32_t attempt, st
     return TD_OK;
 }
 
+// Then what neither the client nor Tandem has a canonical form for passes through, both ways.
+static bool same_dialect(const struct td_call *call, const struct td_target *target) {
+    return call->request.dialect == TD_DIALECT_OPENAI && target->provider != TD_PROVIDER_LLAMA;
+}
+
 static enum td_err serialise(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
     struct td_write_spec spec = {
         .model = target->provider == TD_PROVIDER_LLAMA ? target->name : target->model,
         .stream = upstream_streams(call, target),
-        .same_dialect = call->request.dialect == TD_DIALECT_OPENAI && target->provider != TD_PROVIDER_LLAMA,
+        .same_dialect = same_dialect(call, target),
         .prefix = slot->start.prefix,
         .max_tokens = slot->start.max_tokens,
         .want_logprobs = slot->start.want_tokens && target->provider == TD_PROVIDER_LLAMA,
@@ -296,6 +301,8 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
                                                 : call->exchange_id,
         .deadline_ns = slot->start.deadline_ns,
         .want_tokens = slot->start.want_tokens || call->request.logprobs,
+        .raw = same_dialect(call, target),
+        .choices = call->request.n,
         .priority = call->facts.batch ? 1 : 0,
         .on_event = on_event,
         .user = slot,

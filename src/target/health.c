@@ -52,7 +52,7 @@ struct entry {
     struct td_quantile ttft_ms, itl_us;
     // local model
     bool model_known, ready, loaded;
-    uint32_t load_ms, capabilities_absent;
+    uint32_t load_ms, context, capabilities_absent;
 };
 
 struct td_health {
@@ -471,14 +471,8 @@ bool td_health_hedge(struct td_health *h, uint32_t ppm_max) {
     }
 }
 
-uint32_t td_retry_delay_ms(uint32_t attempt, uint32_t retry_after_ms, uint64_t draw) {
-    uint32_t spread = 100u << (attempt > 5 ? 5 : attempt);
-    uint32_t jitter = (uint32_t)(draw % (spread + 1));
-    return retry_after_ms > jitter ? retry_after_ms : jitter;
-}
-
 void td_health_set_model(struct td_health *h, const struct td_target *t, bool ready, bool loaded, uint32_t load_ms,
-                         uint32_t capabilities_absent) {
+                         uint32_t context, uint32_t capabilities_absent) {
     struct entry *e = find(h, t);
     if (!e)
         return;
@@ -487,7 +481,10 @@ void td_health_set_model(struct td_health *h, const struct td_target *t, bool re
     e->ready = ready;
     e->loaded = loaded;
     e->load_ms = load_ms;
-    e->capabilities_absent = capabilities_absent;
+    if (context) {
+        e->context = context;
+        e->capabilities_absent = capabilities_absent;
+    }
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -514,6 +511,7 @@ static void write_state(struct entry *e, bool batch, uint64_t now_ns, struct td_
         .full = e->active >= capacity(e, batch),
         .probe_ok = e->breaker == TD_BREAKER_HALF_OPEN && probe_ok(e, now_ns),
         .ramp_ppm = ramp_ppm(e, now_ns),
+        .context = e->context,
         .capabilities_absent = e->capabilities_absent,
     };
     pthread_mutex_unlock(&e->lock);

@@ -55,13 +55,11 @@ void td_health_end(struct td_health *health, const struct td_target *target, con
 bool td_health_retry(struct td_health *health, const struct td_target *target, uint64_t now_ns);
 // May this exchange hedge? At most `ppm_max` of all calls.
 bool td_health_hedge(struct td_health *health, uint32_t ppm_max);
-// The wait before retry number `attempt` (0, 1): full jitter over 100 ms · 2^attempt, never less than the server's
-// wish.
-uint32_t td_retry_delay_ms(uint32_t attempt, uint32_t retry_after_ms, uint64_t draw);
 
-// From the model host's client: can it answer, does it need loading first and for how long, what can it not do.
+// From the model host's client: can it answer, does it need loading first and for how long, how many tokens does it
+// take (0 unknown), what can it not do. What was learned of context and abilities stays when the model is unloaded.
 void td_health_set_model(struct td_health *health, const struct td_target *target, bool ready, bool loaded,
-                         uint32_t load_ms, uint32_t capabilities_absent);
+                         uint32_t load_ms, uint32_t context, uint32_t capabilities_absent);
 // Connectivity: forced by the configuration, or sensed from attempts and probes.
 void td_health_force_link(struct td_health *health, enum td_connectivity connectivity);
 void td_health_link_result(struct td_health *health, bool up, uint32_t rtt_ms, uint64_t now_ns);

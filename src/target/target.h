@@ -47,12 +47,13 @@ struct td_target {
     bool clearance_stated;
     uint32_t labels_cleared; // label bits it may see; all bits where nothing is stated
     struct td_price price;
-    bool paid;                // price not zero
-    uint32_t context;         // tokens; 0 unknown
-    uint32_t max_output;      // tokens; 0 unknown
-    uint32_t capabilities;    // enum td_capability bits
-    double quality;           // prior 0..1
-    struct td_str class_name; // capability class: small, medium, large, reasoning, command
+    bool paid;                                  // price not zero
+    int64_t budget_day_nusd, budget_month_nusd; // most that may be spent here (UTC); 0 none
+    uint32_t context;                           // tokens; 0 unknown
+    uint32_t max_output;                        // tokens; 0 unknown
+    uint32_t capabilities;                      // enum td_capability bits
+    double quality;                             // prior 0..1
+    struct td_str class_name;                   // capability class: small, medium, large, reasoning, command
     enum td_model_class model_class;
     struct td_str declines; // the whole answer by which the model says "not for me"; "" it never does
     uint32_t latency_ms;    // prior of time to first token; 0 by tier

@@ -12,6 +12,7 @@ enum td_connectivity { TD_CONNECTIVITY_AUTO, TD_CONNECTIVITY_OFFLINE, TD_CONNECT
 struct td_target_state {
     enum td_breaker breaker;
     bool ready;                        // llama: loaded or loadable; remote: not known to be misconfigured
+    bool missing;                      // llama: its model file is not there
     bool loaded;                       // llama: answers without loading first
     uint32_t retry_after_ms;           // from now, the server's own wish; 0 none
     uint32_t ttft_ms_p50, ttft_ms_p95; // measured; 0 unknown

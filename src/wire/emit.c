@@ -48,8 +48,8 @@ void td_emit_double(struct td_emit *m, double v) {
         return;
     }
     for (int digits = 6; digits <= 17; digits = digits < 15 ? 15 : digits + 1) {
-        snprintf(z, sizeof z, "%.*g", digits, v);
-        if (digits == 17 || strtod(z, NULL) == v)
+        td_format(z, sizeof z, "%.*g", digits, v);
+        if (digits == 17 || td_number(z) == v)
             break;
     }
     td_emit_raw(m, z, strlen(z));
@@ -62,8 +62,8 @@ void td_emit_float(struct td_emit *m, float v) {
         return;
     }
     for (int digits = 6; digits <= 9; digits++) {
-        snprintf(z, sizeof z, "%.*g", digits, (double)v);
-        if (digits == 9 || strtof(z, NULL) == v)
+        td_format(z, sizeof z, "%.*g", digits, (double)v);
+        if (digits == 9 || (float)td_number(z) == v)
             break;
     }
     td_emit_raw(m, z, strlen(z));

@@ -47,4 +47,8 @@ enum td_err td_openai_write_error(enum td_err err, int status, struct td_str mes
 enum td_err td_openai_write_models(const struct td_model_entry *models, uint32_t count, struct td_buf *out) TD_MUST_USE;
 enum td_err td_openai_write_model(const struct td_model_entry *model, struct td_buf *out) TD_MUST_USE;
 
+// What a chunk or body says that canonical events do not carry, as an object of the chunk's own shape with one choice:
+// the form in which an event's `raw` is kept.
+enum td_err td_openai_own_fields(td_json *raw, uint32_t choice, struct td_buf *out) TD_MUST_USE;
+
 #endif

@@ -20,7 +20,7 @@ int td_openai_status(enum td_err err) {
         return 401;
     case TD_ERR_FORBIDDEN:
     case TD_ERR_BLOCKED:
-    case TD_ERR_NO_TARGET: // by policy; where waiting may help, the exchange says 503
+    case TD_ERR_NO_TARGET: // by policy; where waiting may help, it is UNAVAILABLE
         return 403;
     case TD_ERR_NOT_FOUND:
     case TD_ERR_MODEL_NOT_FOUND:
@@ -49,6 +49,7 @@ int td_openai_status(enum td_err err) {
         return 502;
     case TD_ERR_NOMEM:
     case TD_ERR_OVERLOAD:
+    case TD_ERR_UNAVAILABLE:
     case TD_ERR_HOST_CRASH:
     case TD_ERR_HOST_LOAD:
     case TD_ERR_HOST_MEMORY:

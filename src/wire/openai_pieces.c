@@ -26,6 +26,23 @@ td_json *td_ow_raw_choice(td_json *raw, uint32_t index) {
     return NULL;
 }
 
+enum td_err td_openai_own_fields(td_json *raw, uint32_t choice, struct td_buf *out) {
+    td_json *own = td_ow_raw_choice(raw, choice);
+    struct td_emit m;
+    td_emit_init(&m, out);
+    td_emit_lit(&m, "{\"choices\":[{\"index\":");
+    td_emit_u64(&m, choice);
+    td_emit_lit(&m, ",\"delta\":{\"content\":null");
+    td_ow_unknown(&m, td_ow_raw_message(own), td_openai_known_delta);
+    td_emit_lit(&m, "}");
+    td_ow_unknown(&m, own, td_openai_known_choice);
+    td_emit_lit(&m, "}]");
+    td_ow_unknown(&m, raw, td_openai_known_top);
+    td_emit_lit(&m, "}");
+    td_emit_finish(&m);
+    return m.err;
+}
+
 td_json *td_ow_raw_message(td_json *choice) {
     td_json *delta = td_json_get(choice, "delta");
     return delta ? delta : td_json_get(choice, "message");

@@ -408,6 +408,21 @@ static bool has_unknown(td_json *obj, bool (*known)(struct td_str)) {
     return false;
 }
 
+// Only a chunk with fields of its provider's own is worth handing along.
+static bool tells_more(td_json *root) {
+    size_t i, max;
+    td_json *choice;
+    if (has_unknown(root, td_openai_known_top))
+        return true;
+    yyjson_arr_foreach(td_json_get(root, "choices"), i, max, choice) {
+        td_json *delta = td_json_get(choice, "delta");
+        if (has_unknown(choice, td_openai_known_choice) ||
+            has_unknown(delta ? delta : td_json_get(choice, "message"), td_openai_known_delta))
+            return true;
+    }
+    return false;
+}
+
 static void take_choice(struct td_reader *r, td_json *obj, uint32_t position, bool whole) {
     int64_t index = td_json_get_int(obj, "index", position);
     if (!yyjson_is_obj(obj) || index < 0 || index >= TD_CHOICES_MAX) {
@@ -584,7 +599,7 @@ static void take_root(struct td_reader *r, td_json *root, bool whole) {
     start(r, root);
     for (uint32_t k = 0; k < TD_CHOICES_MAX; k++)
         r->choices[k].raw_given = false;
-    r->raw = r->spec.raw ? root : NULL;
+    r->raw = r->spec.raw && tells_more(root) ? root : NULL;
     if (yyjson_is_arr(choices)) {
         yyjson_arr_foreach(choices, i, max, v) {
             take_choice(r, v, (uint32_t)i, whole);

@@ -804,8 +804,8 @@ static enum td_err check_whole(struct reader *r, uint64_t seen) {
         [TD_KIND_COMPLETION] = TD_CAP_COMPLETION,
         [TD_KIND_EMBEDDING] = TD_CAP_EMBEDDING,
     };
-    if (req->model.n == 0)
-        return REFUSE(r, BAD_REQUEST, "model", "'model' is missing.");
+    if (seen & 1ull << TD_OPENAI_KEY_MODEL && req->model.n == 0)
+        return REFUSE(r, BAD_REQUEST, "model", "'model' is empty.");
     if (!(seen & 1ull << content[req->kind]))
         return REFUSE(r, BAD_REQUEST, keys[content[req->kind]], "'%s' is missing.", keys[content[req->kind]]);
     if (req->kind == TD_KIND_CHAT && r->has_top_logprobs && req->top_logprobs && !req->logprobs)

@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "unit.h"
 
+#include <locale.h>
+#include <stdio.h>
+
 #include "base/str.h"
+#include "scratch.h"
 
 static void arena_stops_at_its_ceiling(void **state) {
     (void)state;
@@ -103,6 +107,36 @@ static void numbers_do_not_overflow(void **state) {
     assert_false(td_str_to_u64(TD_STR(""), &v));
 }
 
+// A program that embeds the library may have set a locale in which a number has a comma.
+static void numbers_have_a_point_in_every_locale(void **state) {
+    (void)state;
+    char dir[256], command[512], plain[32];
+    struct td_arena a;
+    struct td_buf b;
+    assert_non_null(scratch_make(dir));
+    snprintf(command, sizeof command, "localedef -i de_DE -f UTF-8 %s/comma >/dev/null 2>&1", dir);
+    int made = system(command);
+    setenv("LOCPATH", dir, 1);
+    bool set = made == 0 && setlocale(LC_ALL, "comma");
+    td_arena_init(&a, 4096);
+    td_buf_init(&b, 4096);
+    if (set) {
+        snprintf(plain, sizeof plain, "%.1f", 0.5);
+        assert_string_equal(plain, "0,5"); // the test tests something
+    }
+    assert_ok(td_buf_printf(&b, "%g %.3f", 0.25, 1.5));
+    assert_str(td_buf_str(&b), "0.25 1.500");
+    assert_str(td_arena_printf(&a, "%.2f", 2.75), "2.75");
+    assert_true(td_number("0.125") == 0.125);
+    td_buf_finish(&b);
+    td_arena_finish(&a);
+    setlocale(LC_ALL, "C");
+    unsetenv("LOCPATH");
+    scratch_drop(dir);
+    if (!set)
+        skip(); // without locales installed nothing was tested
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(arena_stops_at_its_ceiling),
@@ -113,6 +147,7 @@ int main(void) {
         cmocka_unit_test(a_failed_allocation_changes_nothing),
         cmocka_unit_test(utf8_is_told_from_what_only_looks_like_it),
         cmocka_unit_test(numbers_do_not_overflow),
+        cmocka_unit_test(numbers_have_a_point_in_every_locale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -385,7 +385,7 @@ static void why_nobody_may_answer_is_said(void **state) {
         enum td_err code;
         int status;
     } rows[] = {{TD_REASON_CLASS, TD_REASON_RESIDENCY, TD_ERR_NO_TARGET, 403},
-                {TD_REASON_CLASS, TD_REASON_HEALTH, TD_ERR_NO_TARGET, 503},
+                {TD_REASON_CLASS, TD_REASON_HEALTH, TD_ERR_UNAVAILABLE, 503},
                 {TD_REASON_CONTEXT, TD_REASON_CONTEXT, TD_ERR_CONTEXT_LENGTH, 400},
                 {TD_REASON_CAPABILITY, TD_REASON_NOT_PINNED, TD_ERR_UNSUPPORTED, 400},
                 {TD_REASON_COST, TD_REASON_COST, TD_ERR_BUDGET, 429}};

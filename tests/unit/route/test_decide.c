@@ -456,8 +456,8 @@ static void the_error_says_what_refused_whom(void **state) {
         const char *message;
     } cases[] = {
         {forbidden, TD_ERR_BLOCKED, "blocked by rule stop: not for any model"},
-        {forced_offline_image, TD_ERR_NO_TARGET, "us: there is no network"},
-        {last_retry_after, TD_ERR_NO_TARGET, "us: it asked to be left alone for now"},
+        {forced_offline_image, TD_ERR_UNAVAILABLE, "us: there is no network"},
+        {last_retry_after, TD_ERR_UNAVAILABLE, "us: it asked to be left alone for now"},
         {impossible_deadline, TD_ERR_NO_TARGET,
          "open: the data class is above its clearance (internal > public; it states no region)"},
     };
@@ -502,6 +502,21 @@ static void one_kind_of_refusal_gets_its_own_error(void **state) {
     w.targets[0].full = true;
     assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
     assert_int_equal(td_plan_error(plan), TD_ERR_OVERLOAD);
+    w.targets[0].full = false;
+    w.targets[0].ready = false;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(td_plan_error(plan), TD_ERR_UNAVAILABLE);
+    assert_int_equal(plan->verdicts[0].reason, TD_REASON_NOT_READY);
+    w.targets[0].missing = true;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->verdicts[0].reason, TD_REASON_NO_MODEL);
+    w.targets[0].ready = true;
+    f.input_tokens = 80;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->step_count, 1); // 100 are configured
+    w.targets[0].context = 50;             // the loaded model takes fewer
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(td_plan_error(plan), TD_ERR_CONTEXT_LENGTH);
     td_arena_finish(&a);
     td_config_unref(c);
 }

@@ -203,18 +203,6 @@ static void hedges_keep_their_share(void **state) {
     td_health_destroy(h);
 }
 
-static void delays_are_jittered_and_the_servers_wish_wins(void **state) {
-    (void)state;
-    uint32_t max = 0;
-    for (uint64_t d = 0; d < 1000; d++) {
-        uint32_t ms = td_retry_delay_ms(1, 0, d * 0x9e3779b97f4a7c15u);
-        assert_true(ms <= 200);
-        max = ms > max ? ms : max;
-        assert_true(td_retry_delay_ms(0, 3000, d) >= 3000);
-    }
-    assert_true(max > 150);
-}
-
 static void a_reload_forgets_nothing(void **state) {
     (void)state;
     struct td_target two[2] = {target("a", false), target("b", false)};
@@ -429,7 +417,6 @@ int main(void) {
         cmocka_unit_test(retry_after_is_kept),
         cmocka_unit_test(retries_are_a_tenth_of_calls),
         cmocka_unit_test(hedges_keep_their_share),
-        cmocka_unit_test(delays_are_jittered_and_the_servers_wish_wins),
         cmocka_unit_test(a_reload_forgets_nothing),
         cmocka_unit_test(more_names_than_entries_make_room),
         cmocka_unit_test(the_queue_is_bounded_and_batch_is_shed_first),

@@ -383,7 +383,10 @@ static void raw_chunks_come_once_per_choice(void **state) {
         "data: {\"choices\":[]}\n\n" DONE,
         "start 0 model=\"\" id=\"\"\ndelta 0 text=\"a\" raw\nfinish 0 stop\nend 0\n");
     expect_how((struct how){.raw = true}, DELTA("\"audio\":{\"data\":\"AA\"}") FINISH("stop"),
-               STARTED "delta 0 text=\"\" raw\nfinish 0 stop raw\nend 0\n");
+               STARTED "delta 0 text=\"\" raw\nfinish 0 stop\nend 0\n");
+    // A chunk that holds nothing unknown is not handed along.
+    expect_how((struct how){.raw = true}, DELTA("\"content\":\"a\"") FINISH("stop"),
+               STARTED "delta 0 text=\"a\"\nfinish 0 stop\nend 0\n");
 }
 
 static void replies_have_ceilings(void **state) {

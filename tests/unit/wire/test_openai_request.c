@@ -168,7 +168,7 @@ static void malformed_bodies_are_told_apart(void **state) {
         {CHAT(",\"x\":NaN"), TD_ERR_BAD_JSON, ""},
         {"[]", TD_ERR_BAD_REQUEST, ""},
         {"\"text\"", TD_ERR_BAD_REQUEST, ""},
-        {"{}", TD_ERR_BAD_REQUEST, "model"},
+        {"{}", TD_ERR_BAD_REQUEST, "messages"}, // a model need not be named: default_model
         {"{\"model\":\"a\"}", TD_ERR_BAD_REQUEST, "messages"},
         {"{\"model\":\"a\",\"messages\":null}", TD_ERR_BAD_REQUEST, "messages"},
         {"{\"model\":\"a\",\"messages\":[]}", TD_ERR_BAD_REQUEST, "messages"},
