@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 CONFIG ?=
 MESON_ARGS ?=
 
-.PHONY: help all build run test check format sanitize fuzz campaign bench tour starter-model install clean
+.PHONY: help all build run test check format sanitize fuzz agree campaign bench tour starter-model install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,9 @@ sanitize: ## all tests again under ASan and UBSan
 fuzz: ## each fuzz target for FUZZ_SECONDS (default 60)
 	@tools/setup check
 	@tools/run-fuzz $(or $(FUZZ_SECONDS),60)
+
+agree: build ## how well "two answers mean the same" is judged: precision and recall on labelled pairs
+	@$(BUILD)/src/cli/tandem eval --agree tests/data/agree/pairs.jsonl
 
 campaign: ## the long campaigns: kills, cuts, simulator (SEED=n replays, ONLY=cuts picks one)
 	@tools/setup test

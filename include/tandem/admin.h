@@ -112,6 +112,10 @@ TD_API char *td_config_schema(bool markdown);
 // Validates a configuration file without opening anything. On failure the message holds "file:line:column: …".
 TD_API int td_config_check(const char *path, struct td_failure *failure);
 
+// Whether two answers to a question mean the same, as the reconciliation of later answers judges it: cautiously, from
+// the texts alone. `question` may be "".
+TD_API bool td_texts_mean_same(const char *question, const char *first, const char *second);
+
 // Fetches a model file into `dir`: resumable (a partial file is gone on with where the server's ETag still fits),
 // SHA-256 computed on the way and compared, moved into place only when whole. `source` is an https URL, a path on this
 // machine, or a Hugging Face repository "owner/name[:file]" (HF_ENDPOINT and HF_TOKEN are honoured); there the

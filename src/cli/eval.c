@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/time.h"
+#include "cli/agree.h"
 #include "cli/chat.h"
 #include "cli/cli.h"
 
@@ -16,7 +17,7 @@
 #define BINS 10u
 
 static const char *model, *tools_file, *labels_file, *set_name, *predictions_file;
-static bool no_tools;
+static bool no_tools, agree;
 static long limit;
 
 struct pair {
@@ -543,6 +544,8 @@ static int run(int argc, char **argv) {
     int code = TD_EXIT_OK;
     if (argc != 1)
         return td_cli_fail(TD_EXIT_USAGE, "eval wants one JSONL file (or -)");
+    if (agree)
+        return td_cli_eval_agree(argv[0]);
     td_arena_init(&ev.arena, (size_t)2 << 30);
     td_buf_init(&ev.tools, 4 << 20);
     code = load_tools(&ev);
@@ -575,6 +578,9 @@ static const struct td_opt options[] = {
      .string = &labels_file},
     {"set", 's', TD_OPT_STRING, "NAME", "which set of the label file", .string = &set_name},
     {"predictions", 'p', TD_OPT_STRING, "FILE", "write one JSON line per item", .string = &predictions_file},
+    {"agree", 0, TD_OPT_FLAG, NULL,
+     "measure instead how answers are judged to mean the same: lines of {\"q\",\"a\",\"b\",\"same\",\"kind\"}",
+     .flag = &agree},
     {"limit", 'n', TD_OPT_NUMBER, "N", "only the first N items", .number = &limit, .min = 1, .max = 1000000},
     {0},
 };

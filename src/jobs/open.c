@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Opening and closing as an embedder knows it: the runtime, and on top of it the jobs that start exchanges by
 // themselves.
+#include "jobs/agree.h"
 #include "jobs/replay.h"
 #include "jobs/webhook.h"
+
+bool td_texts_mean_same(const char *question, const char *first, const char *second) {
+    return td_answers_agree(td_str_of(question), td_str_of(first), td_str_of(second));
+}
 
 int td_runtime_open(const struct td_options *options, struct td_runtime **out, struct td_failure *failure) {
     struct td_runtime *rt = NULL;

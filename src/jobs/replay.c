@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
-#include "jobs/agree.h"
+#include "jobs/reconcile.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
 
@@ -32,7 +32,7 @@ struct td_replayer {
     enum td_err err;
     bool sent;
     struct td_buf body, target, model;
-    double quality;
+    double quality, estimate, local_estimate;
     uint64_t last_sweep_ns, next_ns;
 };
 
@@ -85,15 +85,17 @@ static bool nap(struct td_replayer *r, uint32_t ms) {
     return go_on;
 }
 
-static void on_done(void *user, enum td_err err, struct td_str body, struct td_str target, struct td_str model,
-                    double quality, bool sent) {
+static void on_done(void *user, const struct td_replayed *answer) {
     struct td_replayer *r = user;
     pthread_mutex_lock(&r->lock);
-    r->err = err;
-    r->sent = sent;
-    r->quality = quality;
-    if (err == TD_OK && (td_buf_add_str(&r->body, body) != TD_OK || td_buf_add_str(&r->target, target) != TD_OK ||
-                         td_buf_add_str(&r->model, model) != TD_OK))
+    r->err = answer->err;
+    r->sent = answer->sent;
+    r->quality = answer->quality;
+    r->estimate = answer->estimate;
+    r->local_estimate = answer->local_estimate;
+    if (answer->err == TD_OK &&
+        (td_buf_add_str(&r->body, answer->body) != TD_OK || td_buf_add_str(&r->target, answer->target) != TD_OK ||
+         td_buf_add_str(&r->model, answer->model) != TD_OK))
         r->err = TD_ERR_NOMEM;
     r->done = true;
     pthread_cond_signal(&r->cond);
@@ -106,6 +108,7 @@ static enum td_err ask_again(struct td_replayer *r, const struct td_outbox_entry
                                .tenant = e->tenant,
                                .residency = e->residency,
                                .idempotency_key = e->idempotency_key,
+                               .local_target = e->local.target,
                                .allowed = e->context,
                                .better_than = e->local.body.n ? e->local.quality : -1,
                                .data_class = e->data_class,
@@ -179,30 +182,7 @@ static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enu
         td_events_wake(r->rt->events);
 }
 
-struct judgement {
-    enum td_accepted accepted; // NONE: a person decides
-    const char *verdict, *op;
-};
-
-// take_better: an answer that is there beats one that is not; then the target's quality; equal meaning keeps what the
-// client has. (docs/resilience.md states the rule.)
-static struct judgement judge(const struct td_outbox_entry *e, struct td_str cloud, double quality) {
-    if (!td_str_trim(cloud).n)
-        return (struct judgement){TD_ACCEPTED_LOCAL, "cloud-empty", "confirm"};
-    if (!td_str_trim(e->local.body).n)
-        return (struct judgement){TD_ACCEPTED_CLOUD, "local-empty", "replace"};
-    if (td_texts_agree(e->local.body, cloud))
-        return (struct judgement){TD_ACCEPTED_LOCAL, "agree", "confirm"};
-    if (td_str_is(e->reconcile, "keep_local"))
-        return (struct judgement){TD_ACCEPTED_LOCAL, "keep-local", "confirm"};
-    if (td_str_is(e->reconcile, "ask"))
-        return (struct judgement){TD_ACCEPTED_NONE, "ask", "ask"};
-    if (quality > e->local.quality)
-        return (struct judgement){TD_ACCEPTED_CLOUD, "better-target", "replace"};
-    return (struct judgement){TD_ACCEPTED_LOCAL, "local-at-least-as-good", "confirm"};
-}
-
-static enum td_err write_event(const struct judgement *j, struct td_str target, struct td_str body,
+static enum td_err write_event(const struct td_judgement *j, struct td_str target, struct td_str body,
                                struct td_buf *out) {
     enum td_err err = td_buf_printf(out, "{\"op\":\"%s\",\"verdict\":\"%s\",\"target\":", j->op, j->verdict);
     if (err == TD_OK)
@@ -215,7 +195,7 @@ static enum td_err write_event(const struct judgement *j, struct td_str target, 
 }
 
 // The last step of an entry that has both answers: one is accepted, its client is told.
-static enum td_err reconcile(struct td_replayer *r, struct td_str id, const struct judgement *j,
+static enum td_err reconcile(struct td_replayer *r, struct td_str id, const struct td_judgement *j,
                              const struct td_outbox_event *event) {
     struct td_outbox_move done = {.from = TD_OUTBOX_ANSWERED_BY_CLOUD,
                                   .to = TD_OUTBOX_RECONCILED,
@@ -229,7 +209,15 @@ static enum td_err reconcile(struct td_replayer *r, struct td_str id, const stru
 }
 
 static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
-    struct judgement j = judge(e, td_buf_str(&r->body), r->quality);
+    struct td_rivals rivals = {.request = e->request,
+                               .rule = e->reconcile,
+                               .local = e->local.body,
+                               .later = td_buf_str(&r->body),
+                               .local_quality = e->local.quality,
+                               .later_quality = r->quality,
+                               .local_estimate = r->local_estimate,
+                               .later_estimate = r->estimate};
+    struct td_judgement j = td_reconcile(&rivals);
     struct td_buf data;
     struct td_outbox_answer cloud = {.body = td_buf_str(&r->body),
                                      .target = td_buf_str(&r->target),
@@ -308,7 +296,15 @@ static bool recover_answered(struct td_replayer *r) {
     enum td_err err = td_outbox_list(r->rt->store, &filter, on_answered, &w, &error);
     bool more = err == TD_OK && w.found && w.err == TD_OK;
     if (more) {
-        struct judgement j = judge(&w.entry, w.entry.cloud.body, w.entry.cloud.quality);
+        struct td_rivals rivals = {.request = w.entry.request,
+                                   .rule = w.entry.reconcile,
+                                   .local = w.entry.local.body,
+                                   .later = w.entry.cloud.body,
+                                   .local_quality = w.entry.local.quality,
+                                   .later_quality = w.entry.cloud.quality,
+                                   // of the router's estimates its word is left
+                                   .later_estimate = td_str_is(w.entry.verdict, "better-estimate")};
+        struct td_judgement j = td_reconcile(&rivals);
         more = write_event(&j, w.entry.cloud.target, w.entry.cloud.body, &data) == TD_OK;
         if (more) {
             struct td_outbox_event event = {TD_STR("revision"), td_buf_str(&data)};

@@ -90,17 +90,27 @@ struct td_call {
     struct td_public *public_state;
 };
 
+// What came of a replay. Views live during the call.
+struct td_replayed {
+    enum td_err err;
+    struct td_str body; // the whole answer's text where err is TD_OK
+    struct td_str target, model;
+    double quality;                  // of the target
+    double estimate, local_estimate; // what the router expects of it, and of `local_target`, for this request
+    bool sent;
+};
+
 // A request of the outbox that is asked again. Views live until done was called.
 struct td_replay {
     struct td_str id, request, tenant, residency, idempotency_key;
+    struct td_str local_target; // who answered meanwhile; "" nobody
     struct td_str allowed; // names of the targets it might go to when it was accepted, each followed by a line feed
     double better_than;    // quality of the answer there is: no other is worth asking for; below 0 any
     enum td_class data_class;
     uint32_t labels;
     uint32_t deadline_ms;
-    // On the call's worker, exactly once. `body` the whole answer in the client's dialect where err is TD_OK.
-    void (*done)(void *user, enum td_err err, struct td_str body, struct td_str target, struct td_str model,
-                 double quality, bool sent);
+    // On the call's worker, exactly once.
+    void (*done)(void *user, const struct td_replayed *answer);
     void *user;
 };
 // Stands among `allowed` where the webhook might see the answer; no target has such a name.

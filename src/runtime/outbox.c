@@ -124,6 +124,11 @@ void td_call_keep_answer(struct td_call *call) {
 // ------------------------------------------------------------------------------------------------------------- replay
 // --
 
+static double estimate_of(const struct td_call *call, struct td_str name) {
+    const struct td_target *t = td_policy_target(&call->config->policy, name);
+    return t && t->index < call->plan->verdict_count ? call->plan->verdicts[t->index].quality : 0;
+}
+
 // The client of a replay: keeps the answer's text until it is complete.
 static void replay_emit(struct td_call *call, const struct td_x_out *list, uint32_t count) {
     const struct td_replay *r = call->replay;
@@ -135,13 +140,20 @@ static void replay_emit(struct td_call *call, const struct td_x_out *list, uint3
             struct td_origin origin = td_call_origin(call, call->last_origin);
             const struct td_target *t = &call->config->targets[call->slots[call->last_origin].start.target];
             call->sink_done = true;
-            r->done(r->user, TD_OK, td_exchange_text(call->x), origin.target, origin.model, t->quality, true);
+            struct td_replayed answer = {.body = td_exchange_text(call->x),
+                                         .target = origin.target,
+                                         .model = origin.model,
+                                         .quality = t->quality,
+                                         .estimate = estimate_of(call, t->name),
+                                         .local_estimate = estimate_of(call, r->local_target),
+                                         .sent = true};
+            r->done(r->user, &answer);
         } else if (o->type == TD_X_OUT_ERROR) {
             bool sent = false;
             for (uint32_t a = 0; a < td_exchange_attempts(call->x); a++)
                 sent |= td_exchange_record(call->x, a)->sent;
             call->sink_done = true;
-            r->done(r->user, o->error.code, TD_STR_NONE, TD_STR_NONE, TD_STR_NONE, 0, sent);
+            r->done(r->user, &(struct td_replayed){.err = o->error.code, .sent = sent});
         }
     }
 }
@@ -151,7 +163,7 @@ static void replay_refuse(struct td_call *call, enum td_err err, const struct td
     (void)e, (void)retry_after_ms;
     if (!call->sink_done) {
         call->sink_done = true;
-        r->done(r->user, err, TD_STR_NONE, TD_STR_NONE, TD_STR_NONE, 0, false);
+        r->done(r->user, &(struct td_replayed){.err = err});
     }
 }
 
