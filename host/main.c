@@ -420,10 +420,7 @@ int main(int argc, char **argv) {
         td_buf_init(&c->in, TD_HOST_FRAME_BYTES_MAX + (1u << 17));
         td_buf_init(&c->out, OUT_BYTES_MAX);
     }
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&g->work, &monotonic);
+    pthread_cond_init(&g->work, NULL);
     pthread_mutex_init(&g->lock, NULL);
     g->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};

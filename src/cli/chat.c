@@ -10,7 +10,11 @@
 #include <time.h>
 
 #include "base/limits.h"
+#include "base/time.h"
+#include "base/wait.h"
 #include "cli/cli.h"
+
+#define SIGNAL_LOOK_MS 50u // how soon Ctrl-C is noticed
 
 struct td_chat_session {
     bool daemon;
@@ -290,21 +294,18 @@ static void on_own_answer(void *user, const struct td_answer *answer) {
 }
 
 static bool ask_runtime(struct td_runtime *runtime, struct td_str body, td_answer_fn on_answer, void *user) {
-    struct wait w = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, false, false, on_answer, user};
+    struct wait w = {.lock = PTHREAD_MUTEX_INITIALIZER, .on_answer = on_answer, .user = user};
+    td_wait_init(&w.cond);
     struct td_failure failure;
     struct td_call *call = NULL;
     if (td_chat(runtime, body.p, body.n, NULL, on_own_answer, &w, &call, &failure) != 0) {
+        pthread_cond_destroy(&w.cond);
         td_cli_failure(&failure);
         return false;
     }
     pthread_mutex_lock(&w.lock);
     while (!w.done) {
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        until.tv_nsec += 50000000; // how soon Ctrl-C is noticed
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&w.cond, &w.lock, &until);
+        td_wait_until(&w.cond, &w.lock, td_now_ns() + SIGNAL_LOOK_MS * TD_MS_NS);
         if (atomic_exchange(&interrupted, false)) {
             pthread_mutex_unlock(&w.lock);
             td_call_cancel(call);
@@ -313,6 +314,7 @@ static bool ask_runtime(struct td_runtime *runtime, struct td_str body, td_answe
     }
     pthread_mutex_unlock(&w.lock);
     td_call_release(call);
+    pthread_cond_destroy(&w.cond);
     return !w.failed;
 }
 

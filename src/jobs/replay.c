@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "base/wait.h"
 #include "jobs/reconcile.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
@@ -72,17 +73,7 @@ static bool on_entry(void *user, const struct td_outbox_entry *e) {
 
 // Waits on the condition; false when it is time to stop.
 static bool nap(struct td_replayer *r, uint32_t ms) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + ms * TD_MS_NS;
-    until.tv_sec += (time_t)(ns / TD_S_NS);
-    until.tv_nsec = (long)(ns % TD_S_NS);
-    pthread_mutex_lock(&r->lock);
-    if (!r->stop)
-        pthread_cond_timedwait(&r->cond, &r->lock, &until);
-    bool go_on = !r->stop;
-    pthread_mutex_unlock(&r->lock);
-    return go_on;
+    return td_wait_nap(&r->cond, &r->lock, &r->stop, ms);
 }
 
 static void on_done(void *user, const struct td_replayed *answer) {
@@ -363,7 +354,7 @@ enum td_err td_replayer_start(struct td_runtime *rt, struct td_replayer **out) {
         return TD_ERR_NOMEM;
     r->rt = rt;
     pthread_mutex_init(&r->lock, NULL);
-    pthread_cond_init(&r->cond, NULL);
+    td_wait_init(&r->cond);
     td_buf_init(&r->body, TD_REPLY_BYTES_MAX);
     td_buf_init(&r->target, 1024);
     td_buf_init(&r->model, 1024);

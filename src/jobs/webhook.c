@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "base/wait.h"
 #include "loop/loop.h"
 #include "runtime/call.h"
 #include "store/outbox.h"
@@ -47,17 +48,7 @@ struct td_webhook_sender {
 };
 
 static bool nap(struct td_webhook_sender *w, uint32_t ms) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    uint64_t ns = (uint64_t)until.tv_nsec + ms * TD_MS_NS;
-    until.tv_sec += (time_t)(ns / TD_S_NS);
-    until.tv_nsec = (long)(ns % TD_S_NS);
-    pthread_mutex_lock(&w->lock);
-    if (!w->stop)
-        pthread_cond_timedwait(&w->cond, &w->lock, &until);
-    bool go_on = !w->stop;
-    pthread_mutex_unlock(&w->lock);
-    return go_on;
+    return td_wait_nap(&w->cond, &w->lock, &w->stop, ms);
 }
 
 // ---- what is sent
@@ -380,7 +371,7 @@ enum td_err td_webhook_start(struct td_runtime *rt, struct td_webhook_sender **o
         return TD_ERR_NOMEM;
     w->rt = rt;
     pthread_mutex_init(&w->lock, NULL);
-    pthread_cond_init(&w->cond, NULL);
+    td_wait_init(&w->cond);
     if (pthread_create(&w->thread, NULL, main_loop, w) != 0) {
         td_free(w);
         return TD_ERR_IO;

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "base/time.h"
+#include "base/wait.h"
 #include "runtime/call.h"
 
 #define LOOK_MS 250u        // how late an event may be when nobody wakes us
@@ -128,14 +129,9 @@ static void *main_loop(void *arg) {
             send_new(events, l);
             at = &l->next;
         }
-        struct timespec until;
-        clock_gettime(CLOCK_REALTIME, &until);
-        uint64_t ns = (uint64_t)until.tv_nsec + LOOK_MS * TD_MS_NS;
-        until.tv_sec += (time_t)(ns / TD_S_NS);
-        until.tv_nsec = (long)(ns % TD_S_NS);
         if (!events->woken && !events->stop) {
             if (events->listeners)
-                pthread_cond_timedwait(&events->cond, &events->lock, &until);
+                td_wait_until(&events->cond, &events->lock, td_now_ns() + LOOK_MS * TD_MS_NS);
             else
                 pthread_cond_wait(&events->cond, &events->lock);
         }
@@ -157,7 +153,7 @@ enum td_err td_events_start(struct td_runtime *rt, struct td_events **out) {
         return TD_ERR_NOMEM;
     events->rt = rt;
     pthread_mutex_init(&events->lock, NULL);
-    pthread_cond_init(&events->cond, NULL);
+    td_wait_init(&events->cond);
     if (pthread_create(&events->thread, NULL, main_loop, events) != 0) {
         td_free(events);
         return TD_ERR_IO;

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/wait.h"
 #include "store/inner.h"
 #include "store/seal.h"
 
@@ -167,7 +168,6 @@ static void name_metrics(struct td_store *s) {
 
 enum td_err td_store_open(const char *data_dir, const struct td_store_options *options, struct td_store **out,
                           struct td_error *e) {
-    pthread_condattr_t monotonic;
     struct td_store *store = td_calloc(1, sizeof *store);
     if (!store)
         return td_error_set(e, TD_ERR_NOMEM, "while opening the store");
@@ -178,12 +178,9 @@ enum td_err td_store_open(const char *data_dir, const struct td_store_options *o
     store->ops_last = &store->ops;
     pthread_mutex_init(&store->lock, NULL);
     pthread_mutex_init(&store->readers_lock, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&store->wake, &monotonic);
-    pthread_cond_init(&store->turned, &monotonic);
+    td_wait_init(&store->wake);
+    td_wait_init(&store->turned);
     pthread_cond_init(&store->readers_free, NULL);
-    pthread_condattr_destroy(&monotonic);
     name_metrics(store);
 
     size_t n = strlen(data_dir);

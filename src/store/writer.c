@@ -8,12 +8,12 @@
 //
 // Invariant: `taken` (table meta) is the last record of the ring that the database holds; it changes in the same
 // transaction as the rows, so a record enters once however often the process is killed.
-#include <errno.h>
 #include <signal.h>
 #include <time.h>
 
 #include "base/log.h"
 #include "base/time.h"
+#include "base/wait.h"
 #include "loop/loop.h"
 #include "store/inner.h"
 
@@ -32,8 +32,7 @@ void td_writer_nudge(struct td_store *store, bool urgent) {
 }
 
 static void sleep_until(struct td_store *store, uint64_t until_ns) {
-    struct timespec t = {(time_t)(until_ns / TD_S_NS), (long)(until_ns % TD_S_NS)};
-    pthread_cond_timedwait(&store->wake, &store->lock, &t);
+    td_wait_until(&store->wake, &store->lock, until_ns);
 }
 
 // With the lock held. Returns when a turn is due.
@@ -459,14 +458,13 @@ enum td_err td_store_flush(struct td_store *store, uint32_t timeout_ms) {
         return TD_OK;
     uint64_t target = td_journal_next_number(store->journal);
     uint64_t deadline = td_now_ns() + timeout_ms * TD_MS_NS;
-    struct timespec t = {(time_t)(deadline / TD_S_NS), (long)(deadline % TD_S_NS)};
     enum td_err err = TD_OK;
     pthread_mutex_lock(&store->lock);
     while (err == TD_OK && atomic_load(&store->durable) < target) {
         store->hurry = true;
         atomic_store_explicit(&store->sleeping, TD_AWAKE, memory_order_relaxed);
         pthread_cond_signal(&store->wake);
-        if (pthread_cond_timedwait(&store->turned, &store->lock, &t) == ETIMEDOUT)
+        if (!td_wait_until(&store->turned, &store->lock, deadline))
             err = TD_ERR_DEADLINE;
     }
     pthread_mutex_unlock(&store->lock);
