@@ -3,7 +3,7 @@
 
 static int run_completion(int argc, char **argv) {
     if (argc != 1)
-        return td_cli_fail(TD_EXIT_USAGE, "completion wants a shell: bash or zsh");
+        return td_cli_fail(TD_EXIT_USAGE, "completion wants a shell: bash, zsh or fish");
     return td_cli_completion(argv[0], stdout);
 }
 
@@ -13,11 +13,11 @@ static int run_man(int argc, char **argv) {
     return TD_EXIT_OK;
 }
 
-static const char *const shells[] = {"bash", "zsh", NULL};
+static const char *const shells[] = {"bash", "zsh", "fish", NULL};
 
 const struct td_command td_command_completion = {
     .name = "completion",
-    .arguments = "bash|zsh",
+    .arguments = "bash|zsh|fish",
     .help = "print the shell completion script",
     .details = "For example: source <(tandem completion bash)",
     .verbs = shells,

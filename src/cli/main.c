@@ -124,9 +124,49 @@ static int completion_options(const struct td_opt *o, FILE *out) {
     return 0;
 }
 
+// A text inside single quotes, as fish reads them.
+static void fish_text(const char *text, FILE *out) {
+    fputc('\'', out);
+    for (; *text; text++) {
+        if (*text == '\'' || *text == '\\')
+            fputc('\\', out);
+        fputc(*text, out);
+    }
+    fputc('\'', out);
+}
+
+static void fish_options(const char *command, const struct td_opt *o, FILE *out) {
+    for (; o && o->name; o++) {
+        fprintf(out, "complete -c tandem -n '__fish_seen_subcommand_from %s' -l %s", command, o->name);
+        if (o->letter)
+            fprintf(out, " -s %c", o->letter);
+        if (o->type != TD_OPT_FLAG)
+            fputs(o->value && (strcmp(o->value, "FILE") == 0 || strcmp(o->value, "DIR") == 0) ? " -rF" : " -x", out);
+        fputs(" -d ", out);
+        fish_text(o->help, out);
+        fputc('\n', out);
+    }
+}
+
+static int fish_completion(FILE *out) {
+    for (int i = 0; td_commands[i]; i++) {
+        const struct td_command *c = td_commands[i];
+        fprintf(out, "complete -c tandem -f -n __fish_use_subcommand -a %s -d ", c->name);
+        fish_text(c->help, out);
+        fputc('\n', out);
+        for (int v = 0; c->verbs && c->verbs[v]; v++)
+            fprintf(out, "complete -c tandem -f -n '__fish_seen_subcommand_from %s' -a %s\n", c->name, c->verbs[v]);
+        fish_options(c->name, c->options, out);
+        fish_options(c->name, common_options, out);
+    }
+    return TD_EXIT_OK;
+}
+
 int td_cli_completion(const char *shell, FILE *out) {
+    if (strcmp(shell, "fish") == 0)
+        return fish_completion(out);
     if (strcmp(shell, "bash") != 0 && strcmp(shell, "zsh") != 0)
-        return td_cli_fail(TD_EXIT_USAGE, "completion knows bash and zsh, not '%s'", shell);
+        return td_cli_fail(TD_EXIT_USAGE, "completion knows bash, zsh and fish, not '%s'", shell);
     if (strcmp(shell, "zsh") == 0)
         fprintf(out, "#compdef tandem\nautoload -Uz bashcompinit && bashcompinit\n");
     fprintf(out, "_tandem() {\n  local cur=${COMP_WORDS[COMP_CWORD]} words\n  if [ $COMP_CWORD -eq 1 ]; then words=\"");

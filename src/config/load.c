@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "base/place.h"
 #include "base/url.h"
 #include "config/option.h"
 #include "target/words.h"
@@ -117,25 +118,24 @@ static const double quality_of_class[] = {[TD_MODEL_SMALL] = 0.4,
                                           [TD_MODEL_REASONING] = 0.92,
                                           [TD_MODEL_COMMAND] = 0.35};
 
-// A model file is looked for beside the configuration, in the current folder, and where programs are installed.
+// A model file is looked for beside the configuration, in the current folder, where `tandem models pull` puts files,
+// and where programs are installed.
 static enum td_err find_model(struct td_loader *l, struct td_target *t) {
     struct td_str tries[4] = {0};
-    char self[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    char *installed = NULL, cwd[PATH_MAX];
     if (td_option_path(l, t->model, &tries[0]) != TD_OK)
         return TD_ERR_NOMEM;
     if (t->model.p[0] != '/' && t->model.p[0] != '~') {
-        char cwd[PATH_MAX];
         if (getcwd(cwd, sizeof cwd))
             tries[1] = td_arena_printf(l->arena, "%s/%.*s", cwd, TD_STR_ARG(t->model));
-        if (n > 0) {
-            self[n] = 0;
-            char *slash = strrchr(self, '/');
-            if (slash)
-                *slash = 0;
-            tries[2] = td_arena_printf(l->arena, "%s/../share/tandem/%.*s", self, TD_STR_ARG(t->model));
-        }
-        tries[3] = td_arena_printf(l->arena, "%s/%.*s", TD_SHARE_DIR, TD_STR_ARG(t->model));
+        struct td_str pulled =
+            td_arena_printf(l->arena, "%.*s/models/%.*s", TD_STR_ARG(l->config->data_dir), TD_STR_ARG(t->model));
+        if (!pulled.p || td_option_path(l, pulled, &tries[2]) != TD_OK)
+            return TD_ERR_NOMEM;
+        installed = td_place_find(t->model.p);
+        if (installed)
+            tries[3] = td_arena_str(l->arena, td_str_of(installed));
+        td_free(installed);
     }
     t->model = tries[0];
     for (size_t i = 0; i < 4 && !t->model_found; i++)
