@@ -153,11 +153,21 @@ static bool too_late(const struct decision *d, const struct td_target *t, const 
     return ms > d->f->deadline_ms;
 }
 
+static bool over_context(uint32_t tokens, uint32_t context) {
+    return context && tokens - tokens / CONTEXT_SLACK >= context;
+}
+
+// A model made for commands knows its tools by heart: its template does not write them out. Where only the loaded model
+// told its context, the text alone is judged here, for its template may do the same; its host counts exactly.
+static bool too_long(const struct decision *d, const struct td_target *t, const struct td_target_state *s) {
+    uint32_t text = d->f->input_tokens - d->f->tool_tokens;
+    return over_context(t->model_class == TD_MODEL_COMMAND ? text : d->f->input_tokens, t->context) ||
+           over_context(text, s->context);
+}
+
 static enum td_reason refuse(const struct decision *d, const struct td_target *t, const struct td_verdict *v,
                              const struct td_rule **rule) {
     const struct td_target_state *s = &d->w->targets[t->index];
-    uint32_t context = t->context && s->context ? (t->context < s->context ? t->context : s->context)
-                                                : t->context + s->context; // stated, learned, or both
     if (d->pinned && t != d->pinned && !in_fallback(d->pinned, t))
         return TD_REASON_NOT_PINNED;
     enum td_reason reason = td_policy_admits(d->p, &d->r, d->f, t, rule);
@@ -165,9 +175,7 @@ static enum td_reason refuse(const struct decision *d, const struct td_target *t
         return reason;
     if (d->f->capabilities & ~(t->capabilities & ~s->capabilities_absent))
         return TD_REASON_CAPABILITY;
-    // A model made for commands knows its tools by heart: its template does not write them out.
-    uint32_t tokens = d->f->input_tokens - (t->model_class == TD_MODEL_COMMAND ? d->f->tool_tokens : 0);
-    if (context && tokens - tokens / CONTEXT_SLACK >= context)
+    if (too_long(d, t, s))
         return TD_REASON_CONTEXT;
     if (t->max_output && d->f->max_tokens > t->max_output)
         return TD_REASON_OUTPUT;
