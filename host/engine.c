@@ -33,6 +33,7 @@ struct job {
     int32_t index;    // of its logits in this batch, -1 none
     llama_token last; // sampled, not decoded yet; -1 none
     uint32_t produced, max;
+    uint32_t own_max;      // the model's own limit; UINT32_MAX it has none
     struct td_buf text;    // the answer so far, whole characters
     unsigned char half[4]; // of a character
     uint32_t half_count;
@@ -355,7 +356,9 @@ static void take_token(struct engine *e, struct slot *s, llama_token token, cons
         finish_job(e, s, TD_FINISH_STOP);
     else if (j->produced >= j->max || s->cache_count + 1 >= e->context)
         finish_job(e, s, TD_FINISH_LENGTH);
-    else if (hand_out(e, j, false, false) == TD_OK)
+    else if (j->produced >= j->own_max)
+        fail_request(e, j->r, TD_ERR_NOT_FOR_ME, "the model found no end to its answer");
+    else if (j->own_max == UINT32_MAX && hand_out(e, j, false, false) == TD_OK)
         send_out(e, j->r);
 }
 
@@ -475,6 +478,7 @@ static bool admit(struct engine *e, struct host_request *r) {
     take_prefix(e, s, r, shared);
     j->read = s->cache_count;
     j->max = r->max_tokens ? r->max_tokens : UINT32_MAX;
+    j->own_max = r->turn && e->g->beyond_prompt ? (uint32_t)r->prompt_count + e->g->beyond_prompt : UINT32_MAX;
     if (j->choice == 0)
         r->cached_tokens = (uint32_t)s->cache_count;
     return true;

@@ -64,6 +64,8 @@ struct host_guest {
     struct td_error templates_error; // why there are none
     struct td_proto_setup setup;
     struct td_proto_ready ready;
+    uint32_t
+        beyond_prompt; // tokens that an answer may be longer than its prompt, by the model's metadata; 0 any number
     char name[TD_NAME_BYTES_MAX + 1];
     struct host_conn conns[HOST_CONNS_MAX]; // [0] is the control connection
     uint32_t conn_count;

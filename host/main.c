@@ -293,6 +293,16 @@ static bool meta_says(const char *suffix, const char *value) {
     return llama_model_meta_val_str(guest.model, key, text, sizeof text) >= 0 && (!value || !strcmp(text, value));
 }
 
+// A model of short answers may say how much longer than its prompt one can get (PROTOCOL.md).
+static uint32_t read_beyond_prompt(void) {
+    char text[16];
+    uint64_t n;
+    if (llama_model_meta_val_str(guest.model, "tandem.max_tokens_beyond_prompt", text, sizeof text) < 0 ||
+        !td_str_to_u64(td_str_of(text), &n))
+        return 0;
+    return n < TD_HOST_BEYOND_PROMPT_MAX ? (uint32_t)n : TD_HOST_BEYOND_PROMPT_MAX;
+}
+
 static uint32_t capabilities(struct host_guest *g) {
     if (!g->context)
         return TD_CAP_EMBEDDING;
@@ -343,6 +353,7 @@ static void load_model(struct host_guest *g, FILE *file, uint32_t cores) {
     g->ready.embedding_size = (uint32_t)llama_model_n_embd_out(g->model);
     g->ready.threads = g->setup.threads ? g->setup.threads : (double)g->ready.params < SMALL_PARAMS ? 1 : cores;
     uint32_t trained = (uint32_t)llama_model_n_ctx_train(g->model);
+    g->beyond_prompt = read_beyond_prompt();
     g->ready.context = g->setup.context && g->setup.context < trained ? g->setup.context : trained;
 }
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/runtime.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -213,6 +215,22 @@ static void look_at_models(struct td_runtime *rt, const struct td_config *config
     }
 }
 
+// Small models load at once, so that the first request finds them loaded: they cost little while nobody asks.
+static void preload_small_models(struct td_runtime *rt) {
+    for (uint32_t i = 0; rt->manager && i < rt->config->target_count; i++) {
+        const struct td_target *t = &rt->config->targets[i];
+        char path[PATH_MAX];
+        struct stat s;
+        struct td_error e;
+        if (t->provider != TD_PROVIDER_LLAMA || t->model.n >= sizeof path)
+            continue;
+        memcpy(path, t->model.p, t->model.n);
+        path[t->model.n] = 0;
+        if (stat(path, &s) == 0 && s.st_size <= TD_PRELOAD_BYTES_MAX && td_manager_preload(rt->manager, t, &e) != TD_OK)
+            td_log(TD_LOG_WARN, "runtime", NULL, "while=preload err=%s", td_err_code(e.code));
+    }
+}
+
 static void on_tick(void *arg) {
     struct td_worker *w = arg;
     struct td_config *config = td_runtime_config(w->runtime, NULL);
@@ -272,6 +290,8 @@ static enum td_err make_workers(struct td_runtime *rt, const struct td_options *
         look_at_models(rt, rt->config);
     for (unsigned i = 0; err == TD_OK && i < rt->worker_count; i++)
         err = make_worker(rt, i, e);
+    if (err == TD_OK)
+        preload_small_models(rt);
     return err;
 }
 

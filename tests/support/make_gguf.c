@@ -5,7 +5,7 @@
 //
 //   make_gguf OUT [--layers N] [--embd N] [--heads N] [--kv-heads N] [--ff N] [--vocab N] [--ctx N] [--type
 //   f32|f16|q8_0]
-//                 [--seed N] [--template FILE] [--pooling N] [--scale X]
+//                 [--seed N] [--template FILE] [--pooling N] [--scale X] [--temp X] [--beyond-prompt N]
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -32,9 +32,9 @@ static float rng_normal(void) { // sum of uniforms: near enough, and the same on
 }
 
 struct shape {
-    int layers, embd, heads, kv_heads, ff, vocab, ctx, pooling;
+    int layers, embd, heads, kv_heads, ff, vocab, ctx, pooling, beyond_prompt;
     enum ggml_type type;
-    float scale;
+    float scale, temp; // temp below 0: the file says nothing of it
 };
 
 static const char chat_template[] =
@@ -177,7 +177,7 @@ static void add_weights(struct gguf_context *g, const struct shape *s, struct gg
 }
 
 int main(int argc, char **argv) {
-    struct shape s = {2, 64, 4, 2, 128, 640, 1024, -1, GGML_TYPE_F32, 1.0f};
+    struct shape s = {2, 64, 4, 2, 128, 640, 1024, -1, 0, GGML_TYPE_F32, 1.0f, -1.0f};
     const char *template_text = chat_template;
     char *from_file = NULL;
     uint64_t seed = 1;
@@ -206,6 +206,10 @@ int main(int argc, char **argv) {
             seed = strtoull(v, NULL, 10);
         else if (!strcmp(k, "--scale"))
             s.scale = (float)atof(v);
+        else if (!strcmp(k, "--temp"))
+            s.temp = (float)atof(v);
+        else if (!strcmp(k, "--beyond-prompt"))
+            s.beyond_prompt = n;
         else if (!strcmp(k, "--type"))
             s.type = !strcmp(v, "q8_0") ? GGML_TYPE_Q8_0 : !strcmp(v, "f16") ? GGML_TYPE_F16 : GGML_TYPE_F32;
         else if (!strcmp(k, "--template"))
@@ -235,6 +239,10 @@ int main(int argc, char **argv) {
     gguf_set_val_f32(g, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     if (s.pooling >= 0)
         gguf_set_val_u32(g, "llama.pooling_type", (uint32_t)s.pooling);
+    if (s.temp >= 0)
+        gguf_set_val_f32(g, "general.sampling.temp", s.temp);
+    if (s.beyond_prompt)
+        gguf_set_val_u32(g, "tandem.max_tokens_beyond_prompt", (uint32_t)s.beyond_prompt);
     set_tokenizer(g, s.vocab, template_text);
     add_weights(g, &s, c);
     if (!gguf_write_to_file(g, argv[1], false)) {
@@ -247,6 +255,7 @@ int main(int argc, char **argv) {
     return 0;
 usage:
     fprintf(stderr, "usage: make_gguf OUT [--layers N] [--embd N] [--heads N] [--kv-heads N] [--ff N] [--vocab N] "
-                    "[--ctx N] [--type f32|f16|q8_0] [--seed N] [--template FILE] [--pooling N] [--scale X]\n");
+                    "[--ctx N] [--type f32|f16|q8_0] [--seed N] [--template FILE] [--pooling N] [--scale X] "
+                    "[--temp X] [--beyond-prompt N]\n");
     return 2;
 }

@@ -378,6 +378,61 @@ static void interactive_requests_go_before_batch(void **state) {
     ask_close(&interactive);
 }
 
+// ---- what a model's file says of its answers
+
+static void make_model(char path[64], const char *options) {
+    char command[256];
+    snprintf(path, 64, "/tmp/tandem-wish-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(command, sizeof command, "%s %s %s", getenv("MAKE_GGUF"), path, options);
+    assert_int_equal(system(command), 0);
+}
+
+static void a_model_may_wish_to_be_greedy(void **state) {
+    (void)state;
+    struct ask a, b, c;
+    char path[64];
+    make_model(path, "--temp 0");
+    ask_done(&a, path, TD_KIND_COMPLETION, "{\"prompt\":\"x\",\"max_tokens\":30}");
+    ask_done(&b, path, TD_KIND_COMPLETION, "{\"prompt\":\"x\",\"max_tokens\":30,\"temperature\":0}");
+    ask_done(&c, path, TD_KIND_COMPLETION, "{\"prompt\":\"x\",\"max_tokens\":30,\"temperature\":2,\"seed\":3}");
+    assert_int_equal(a.error, TD_OK);
+    assert_true(a.text.n > 0 && a.text.n == b.text.n && memcmp(a.text.p, b.text.p, a.text.n) == 0);
+    assert_true(c.text.n != a.text.n || memcmp(a.text.p, c.text.p, a.text.n) != 0); // what is asked for goes first
+    ask_close(&a);
+    ask_close(&b);
+    ask_close(&c);
+    unlink(path);
+}
+
+#define ENDLESS_CHAT "\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]," ENDLESS
+
+static void an_answer_beyond_the_models_own_limit_is_declined_unseen(void **state) {
+    (void)state;
+    struct ask a, b, c;
+    char path[64];
+    make_model(path, "--beyond-prompt 8");
+    ask_done(&a, path, TD_KIND_CHAT, "{" ENDLESS_CHAT "}");
+    assert_int_equal(a.error, TD_ERR_NOT_FOR_ME);
+    assert_int_equal(a.text.n, 0);
+    assert_int_equal(a.finishes, 0);
+    // The request's own limit comes first, and then there is an answer.
+    ask_done(&b, path, TD_KIND_CHAT, "{" ENDLESS_CHAT ",\"max_tokens\":5}");
+    assert_int_equal(b.error, TD_OK);
+    assert_int_equal(b.finish, TD_FINISH_LENGTH);
+    assert_int_equal(b.usage.completion_tokens, 5);
+    assert_true(b.text.n > 0);
+    // Plain completions have no such limit.
+    ask_done(&c, path, TD_KIND_COMPLETION, "{\"prompt\":\"x\",\"max_tokens\":100," ENDLESS "}");
+    assert_int_equal(c.usage.completion_tokens, 100);
+    ask_close(&a);
+    ask_close(&b);
+    ask_close(&c);
+    unlink(path);
+}
+
 int main(int argc, char **argv) {
     if (argc != 4)
         return 2;
@@ -404,6 +459,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_deadline_ends_it),
         cmocka_unit_test(a_full_queue_refuses_at_once),
         cmocka_unit_test(interactive_requests_go_before_batch),
+        cmocka_unit_test(a_model_may_wish_to_be_greedy),
+        cmocka_unit_test(an_answer_beyond_the_models_own_limit_is_declined_unseen),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     close_house(NULL);
