@@ -11,10 +11,12 @@
 #include "cli/agree.h"
 #include "cli/chat.h"
 #include "cli/cli.h"
+#include "cli/metrics.h"
 
 #define ITEMS_MAX 1000000u
 #define SLOTS_MAX 32u
 #define BINS 10u
+#define INTENTS_MAX 1024u // in the table; more are counted in the totals only
 
 static const char *model, *tools_file, *labels_file, *set_name, *predictions_file;
 static bool no_tools, agree;
@@ -45,6 +47,7 @@ struct eval {
     unsigned in_scope, in_scope_right;
     struct td_chat_session *session;
     FILE *predictions;
+    bool predictions_failed;
 };
 
 // What one answer said.
@@ -243,7 +246,49 @@ static unsigned matches(const struct pair *a, unsigned an, const struct pair *b,
     return right;
 }
 
-static void write_prediction(struct eval *ev, const struct item *item, td_json *arguments) {
+// Arguments under the names that the input's slots have, so that predictions can be compared or be input themselves.
+static enum td_err write_slots(const struct eval *ev, struct td_arena *arena, struct td_str tool, td_json *arguments,
+                               struct td_buf *b) {
+    struct td_str names[SLOTS_MAX];
+    td_json *values[SLOTS_MAX], *key, *value;
+    unsigned n = 0, written = 0;
+    size_t i, count;
+    yyjson_obj_foreach(arguments, i, count, key, value) {
+        if (n == SLOTS_MAX || (td_str_is(td_json_str(key), "action") && !ev->labels))
+            continue;
+        names[n] = slot_name(ev, arena, tool, yyjson_get_str(key));
+        values[n] = value;
+        n += names[n].n > 0;
+    }
+    enum td_err err = td_buf_addz(b, "{");
+    for (unsigned j = 0; j < n && err == TD_OK; j++) {
+        unsigned same = 0, before = 0;
+        for (unsigned k = 0; k < n; k++) {
+            same += td_str_eq(names[k], names[j]);
+            before += k < j && td_str_eq(names[k], names[j]);
+        }
+        if (before)
+            continue;
+        err = written++ ? td_buf_addc(b, ',') : TD_OK;
+        if (err == TD_OK)
+            err = td_buf_add_json(b, names[j]);
+        if (err == TD_OK)
+            err = td_buf_addz(b, same > 1 ? ":[" : ":");
+        for (unsigned k = j; k < n && err == TD_OK; k++) {
+            if (!td_str_eq(names[k], names[j]))
+                continue;
+            err = k > j ? td_buf_addc(b, ',') : TD_OK;
+            if (err == TD_OK)
+                err = td_json_write(values[k], b);
+        }
+        if (err == TD_OK && same > 1)
+            err = td_buf_addc(b, ']');
+    }
+    return err == TD_OK ? td_buf_addz(b, "}") : err;
+}
+
+static void write_prediction(struct eval *ev, struct td_arena *arena, const struct item *item, struct td_str tool,
+                             td_json *arguments) {
     struct td_buf b;
     td_buf_init(&b, 1 << 20);
     enum td_err err = td_buf_addz(&b, "{\"id\":");
@@ -256,23 +301,59 @@ static void write_prediction(struct eval *ev, const struct item *item, td_json *
     if (err == TD_OK)
         err = td_buf_addz(&b, ",\"slots\":");
     if (err == TD_OK)
-        err = arguments ? td_json_write(arguments, &b) : td_buf_addz(&b, "{}");
+        err = write_slots(ev, arena, tool, arguments, &b);
     if (err == TD_OK && isnan(item->confidence))
         err = td_buf_addz(&b, ",\"confidence\":null");
     else if (err == TD_OK)
         err = td_buf_printf(&b, ",\"confidence\":%.6f", item->confidence);
     if (err == TD_OK)
         err = td_buf_printf(&b, ",\"ms\":%.3f}\n", item->ms);
-    if (err == TD_OK)
-        fwrite(b.p, 1, b.n, ev->predictions);
+    if (err != TD_OK || fwrite(b.p, 1, b.n, ev->predictions) != b.n)
+        ev->predictions_failed = true;
     td_buf_finish(&b);
 }
 
-static void judge(struct eval *ev, struct td_arena *arena, td_json *row, struct answer *a, struct item *item) {
-    struct pair expected[SLOTS_MAX], predicted[SLOTS_MAX];
+// A label that the label file counts as another.
+static struct td_str same_as(const struct eval *ev, struct td_str intent) {
+    td_json *other =
+        ev->labels ? yyjson_obj_getn(td_json_get(ev->labels, "same_as"), intent.p ? intent.p : "", intent.n) : NULL;
+    return yyjson_is_str(other) ? td_json_str(other) : intent;
+}
+
+struct expected {
+    struct td_str intent;
+    struct pair slots[SLOTS_MAX];
+    unsigned count;
+    bool has_slots; // known, though there may be none
+};
+
+// {"intent","slots"}, or {"tool_call":{"name","arguments"}}, the arguments as an object or as text.
+static enum td_err read_expected(const struct eval *ev, struct td_arena *arena, td_json *row, struct expected *x) {
+    td_json *call = td_json_get(row, "tool_call"), *slots = td_json_get(row, "slots");
+    struct td_str intent = td_json_get_str(row, "intent");
+    *x = (struct expected){.intent = same_as(ev, intent.n ? intent : td_json_get_str(row, "group"))};
+    if (x->intent.n || !call) {
+        x->has_slots = slots != NULL;
+        x->count = expected_slots(arena, slots, x->slots);
+        return TD_OK;
+    }
+    struct td_str tool = td_json_get_str(call, "name");
+    td_json *arguments = td_json_get(call, "arguments");
+    if (!tool.n ||
+        (yyjson_is_str(arguments) && td_json_parse(arena, td_json_str(arguments), 16, &arguments, NULL) != TD_OK))
+        return TD_ERR_BAD_JSON;
+    x->has_slots = true;
+    x->count = predicted_slots(ev, arena, tool, arguments, x->slots);
+    x->intent = label_of_call(ev, arena, tool, arguments);
+    return TD_OK;
+}
+
+static void judge(struct eval *ev, struct td_arena *arena, const struct expected *x, struct answer *a,
+                  struct item *item) {
+    struct pair predicted[SLOTS_MAX];
     td_json *arguments = NULL;
     struct td_str none = ev->labels ? td_json_get_str(ev->labels, "not_for_me") : TD_STR("none");
-    unsigned en = expected_slots(arena, td_json_get(row, "slots"), expected), pn = 0;
+    unsigned pn = 0;
     item->declined = a->name.n == 0;
     item->failed = a->failed && strcmp(a->code, "tandem.model.declined") != 0;
     item->confidence = a->confidence;
@@ -285,31 +366,25 @@ static void judge(struct eval *ev, struct td_arena *arena, td_json *row, struct 
     }
     item->predicted = td_arena_str(&ev->arena, label);
     item->correct = !item->failed && td_str_eq(item->predicted, item->intent);
-    unsigned right = item->correct ? matches(expected, en, predicted, pn) : 0;
-    if (td_json_get(row, "slots")) {
-        ev->slots_expected += en;
+    unsigned right = item->correct ? matches(x->slots, x->count, predicted, pn) : 0;
+    if (x->has_slots) {
+        ev->slots_expected += x->count;
         ev->slots_predicted += pn;
         ev->slots_right += right;
     }
-    item->exact = item->correct && right == en && right == pn;
+    item->exact = item->correct && right == x->count && right == pn;
     if (!td_str_eq(item->intent, none)) {
         ev->in_scope++;
         ev->in_scope_right += item->correct;
     }
     if (ev->predictions)
-        write_prediction(ev, item, arguments);
-}
-
-// A label that the label file counts as another.
-static struct td_str same_as(const struct eval *ev, struct td_str intent) {
-    td_json *other =
-        ev->labels ? yyjson_obj_getn(td_json_get(ev->labels, "same_as"), intent.p ? intent.p : "", intent.n) : NULL;
-    return yyjson_is_str(other) ? td_json_str(other) : intent;
+        write_prediction(ev, arena, item, td_buf_str(&a->name), arguments);
 }
 
 static enum td_err run_line(struct eval *ev, struct td_str line, struct td_buf *body) {
     struct td_arena arena;
     struct answer a = {.confidence = NAN};
+    struct expected x;
     td_json *row;
     td_arena_init(&arena, 16 << 20);
     td_buf_init(&a.text, 16 << 20);
@@ -321,15 +396,16 @@ static enum td_err run_line(struct eval *ev, struct td_str line, struct td_buf *
         err = TD_ERR_BAD_JSON;
     if (err == TD_OK)
         err = make_body(ev, text, body);
+    if (err == TD_OK)
+        err = read_expected(ev, &arena, row, &x);
     if (err == TD_OK) {
         struct item *item = &ev->items[ev->count++];
-        struct td_str intent = td_json_get_str(row, "intent");
         item->id = td_arena_str(&ev->arena, td_json_get_str(row, "id"));
-        item->intent = td_arena_str(&ev->arena, same_as(ev, intent.n ? intent : td_json_get_str(row, "group")));
+        item->intent = td_arena_str(&ev->arena, x.intent);
         uint64_t start = td_now_ns();
         td_chat_session_ask(ev->session, td_buf_str(body), on_answer, &a);
         item->ms = (double)(td_now_ns() - start) / 1e6;
-        judge(ev, &arena, row, &a, item);
+        judge(ev, &arena, &x, &a, item);
     }
     td_buf_finish(&a.text);
     td_buf_finish(&a.name);
@@ -348,61 +424,51 @@ static double scope_score(const struct item *i) {
     return i->declined ? 1 - i->confidence : i->confidence;
 }
 
-struct scored {
-    double score;
-    bool in_scope;
+struct totals {
+    unsigned right, exact, failed;
+    double f1, auroc, ece, sure_right, sure_wrong, p50, p95, p99;
+    struct td_threshold threshold;
 };
 
-static int by_score(const void *a, const void *b) {
-    double x = ((const struct scored *)a)->score, y = ((const struct scored *)b)->score;
-    return (x > y) - (x < y);
-}
-
-// Area under the ROC curve by rank sums; ties share their rank. NaN unless both kinds are there.
-static double auroc(const struct eval *ev) {
+static enum td_err sum_up(const struct eval *ev, struct totals *t) {
     struct td_str none = ev->labels ? td_json_get_str(ev->labels, "not_for_me") : TD_STR("none");
-    struct scored *s = td_calloc(ev->count ? ev->count : 1, sizeof *s);
-    unsigned n = 0, positive = 0;
-    double ranks = 0, result = NAN;
-    for (unsigned i = 0; s && i < ev->count; i++)
-        if (!isnan(ev->items[i].confidence))
-            s[n++] = (struct scored){scope_score(&ev->items[i]), !td_str_eq(ev->items[i].intent, none)};
-    if (s)
-        qsort(s, n, sizeof *s, by_score);
-    for (unsigned i = 0; i < n;) {
-        unsigned j = i;
-        while (j < n && s[j].score == s[i].score)
-            j++;
-        for (unsigned k = i; k < j; k++)
-            if (s[k].in_scope) {
-                ranks += (double)(i + 1 + j) / 2;
-                positive++;
-            }
-        i = j;
+    double *ms = td_calloc(ev->count, sizeof *ms);
+    struct td_scored *v = td_calloc(ev->count, sizeof *v);
+    size_t scored = 0, calls = 0;
+    *t = (struct totals){.f1 = td_metrics_f1(ev->slots_right, ev->slots_predicted, ev->slots_expected)};
+    if (!ms || !v) {
+        td_free(ms);
+        td_free(v);
+        return TD_ERR_NOMEM;
     }
-    if (positive && positive < n)
-        result = (ranks - (double)positive * (positive + 1) / 2) / ((double)positive * (n - positive));
-    td_free(s);
-    return result;
-}
-
-static double calibration_error(const struct eval *ev) {
-    unsigned n[BINS] = {0}, all = 0;
-    double right[BINS] = {0}, sure[BINS] = {0}, sum = 0;
     for (unsigned i = 0; i < ev->count; i++) {
         const struct item *it = &ev->items[i];
-        if (isnan(it->confidence))
-            continue;
-        unsigned bin = (unsigned)(it->confidence * BINS);
-        bin = bin < BINS ? bin : BINS - 1;
-        n[bin]++;
-        all++;
-        right[bin] += it->correct;
-        sure[bin] += it->confidence;
+        t->right += it->correct;
+        t->exact += it->exact;
+        t->failed += it->failed;
+        ms[i] = it->ms;
+        if (!isnan(it->confidence))
+            v[scored++] = (struct td_scored){scope_score(it), !td_str_eq(it->intent, none)};
     }
-    for (unsigned b = 0; b < BINS; b++)
-        sum += fabs(right[b] - sure[b]);
-    return all ? sum / all : NAN;
+    qsort(ms, ev->count, sizeof *ms, by_number);
+    t->p50 = td_metrics_percentile(ms, ev->count, 50);
+    t->p95 = td_metrics_percentile(ms, ev->count, 95);
+    t->p99 = td_metrics_percentile(ms, ev->count, 99);
+    t->auroc = td_metrics_auroc(v, scored);
+    scored = 0;
+    for (unsigned i = 0; i < ev->count; i++)
+        if (!isnan(ev->items[i].confidence))
+            v[scored++] = (struct td_scored){ev->items[i].confidence, ev->items[i].correct};
+    t->ece = td_metrics_ece(v, scored, BINS);
+    t->sure_right = td_metrics_mean(v, scored, true);
+    t->sure_wrong = td_metrics_mean(v, scored, false);
+    for (unsigned i = 0; i < ev->count; i++) // a declined answer goes on to the next target at any threshold
+        if (!isnan(ev->items[i].confidence) && !ev->items[i].declined)
+            v[calls++] = (struct td_scored){ev->items[i].confidence, ev->items[i].correct};
+    t->threshold = td_metrics_threshold(v, calls);
+    td_free(ms);
+    td_free(v);
+    return TD_OK;
 }
 
 static unsigned count_intents(struct eval *ev, struct intent_count *counts, unsigned max) {
@@ -445,55 +511,63 @@ static void print_json_number(const char *name, double value) {
         printf(",\"%s\":%.6g", name, value);
 }
 
-static void report(struct eval *ev) {
-    static struct intent_count counts[1024];
-    double *ms = td_calloc(ev->count, sizeof *ms);
-    unsigned right = 0, exact = 0, failed = 0, n = ev->count;
-    for (unsigned i = 0; i < n; i++) {
-        right += ev->items[i].correct;
-        exact += ev->items[i].exact;
-        failed += ev->items[i].failed;
-        if (ms)
-            ms[i] = ev->items[i].ms;
-    }
-    if (!ms)
-        return;
-    qsort(ms, n, sizeof *ms, by_number);
-    double precision = percent(ev->slots_right, ev->slots_predicted),
-           recall = percent(ev->slots_right, ev->slots_expected);
-    double f1 = precision + recall > 0 ? 2 * precision * recall / (precision + recall) : ev->slots_expected ? 0 : NAN;
-    double p50 = ms[n / 2], p95 = ms[n * 95 / 100], p99 = ms[n * 99 / 100];
-    if (td_cli.json) {
-        printf("{\"items\":%u,\"failed\":%u", n, failed);
-        print_json_number("accuracy", percent(right, n));
-        print_json_number("in_scope_accuracy", percent(ev->in_scope_right, ev->in_scope));
-        print_json_number("exact_match", percent(exact, n));
-        print_json_number("slot_f1", f1);
-        print_json_number("scope_auroc", auroc(ev));
-        print_json_number("ece", calibration_error(ev));
-        print_json_number("p50_ms", p50);
-        print_json_number("p95_ms", p95);
-        print_json_number("p99_ms", p99);
-        printf("}\n");
-    } else {
-        unsigned intents = count_intents(ev, counts, 1024);
-        qsort(counts, intents, sizeof counts[0], by_accuracy);
-        printf("%s%-34s %8s %8s%s\n", td_cli_bold(), "INTENT (worst first)", "ITEMS", "RIGHT", td_cli_reset());
-        for (unsigned i = 0; i < intents; i++)
-            printf("%-34.*s %8u %7.1f%%\n", TD_STR_ARG(counts[i].name), counts[i].total,
-                   percent(counts[i].correct, counts[i].total));
-        printf("\n%-34s %8u\n%-34s %8u\n", "items", n, "failed", failed);
-        print_number("intent accuracy", percent(right, n), " %");
-        print_number("intent accuracy, in scope", percent(ev->in_scope_right, ev->in_scope), " %");
-        print_number("exact match", percent(exact, n), " %");
-        print_number("slot F1", f1, " %");
-        print_number("in scope or not, AUROC", auroc(ev), "");
-        print_number("calibration error (ECE, 10 bins)", calibration_error(ev), "");
-        print_number("latency p50", p50, " ms");
-        print_number("latency p95", p95, " ms");
-        print_number("latency p99", p99, " ms");
-    }
-    td_free(ms);
+static void print_intents(struct eval *ev) {
+    static struct intent_count counts[INTENTS_MAX];
+    unsigned intents = count_intents(ev, counts, INTENTS_MAX);
+    qsort(counts, intents, sizeof counts[0], by_accuracy);
+    printf("%s%-34s %8s %8s%s\n", td_cli_bold(), "INTENT (worst first)", "ITEMS", "RIGHT", td_cli_reset());
+    for (unsigned i = 0; i < intents; i++)
+        printf("%-34.*s %8u %7.1f%%\n", TD_STR_ARG(counts[i].name), counts[i].total,
+               percent(counts[i].correct, counts[i].total));
+}
+
+static void report_json(const struct eval *ev, const struct totals *t) {
+    printf("{\"items\":%u,\"failed\":%u", ev->count, t->failed);
+    print_json_number("accuracy", percent(t->right, ev->count));
+    print_json_number("in_scope_accuracy", percent(ev->in_scope_right, ev->in_scope));
+    print_json_number("exact_match", percent(t->exact, ev->count));
+    print_json_number("slot_f1", t->f1);
+    print_json_number("scope_auroc", t->auroc);
+    print_json_number("ece", t->ece);
+    print_json_number("confidence_right", t->sure_right);
+    print_json_number("confidence_wrong", t->sure_wrong);
+    print_json_number("threshold", t->threshold.at);
+    print_json_number("threshold_keeps_right", 100 * t->threshold.kept);
+    print_json_number("threshold_catches_wrong", 100 * t->threshold.caught);
+    print_json_number("p50_ms", t->p50);
+    print_json_number("p95_ms", t->p95);
+    print_json_number("p99_ms", t->p99);
+    printf("}\n");
+}
+
+static void report_text(struct eval *ev, const struct totals *t) {
+    print_intents(ev);
+    printf("\n%-34s %8u\n%-34s %8u\n", "items", ev->count, "failed", t->failed);
+    print_number("intent accuracy", percent(t->right, ev->count), " %");
+    print_number("intent accuracy, in scope", percent(ev->in_scope_right, ev->in_scope), " %");
+    print_number("exact match", percent(t->exact, ev->count), " %");
+    print_number("slot F1", t->f1, " %");
+    print_number("in scope or not, AUROC", t->auroc, "");
+    print_number("calibration error (ECE, 10 bins)", t->ece, "");
+    print_number("confidence when right", t->sure_right, "");
+    print_number("confidence when wrong", t->sure_wrong, "");
+    print_number("best threshold of calls", t->threshold.at, "");
+    print_number("  right calls it keeps", 100 * t->threshold.kept, " %");
+    print_number("  wrong calls it escalates", 100 * t->threshold.caught, " %");
+    print_number("latency p50", t->p50, " ms");
+    print_number("latency p95", t->p95, " ms");
+    print_number("latency p99", t->p99, " ms");
+}
+
+static int report(struct eval *ev) {
+    struct totals t;
+    if (sum_up(ev, &t) != TD_OK)
+        return td_cli_fail(TD_EXIT_FAILED, "out of memory");
+    if (td_cli.json)
+        report_json(ev, &t);
+    else
+        report_text(ev, &t);
+    return TD_EXIT_OK;
 }
 
 static int run_file(struct eval *ev, const char *path) {
@@ -524,8 +598,9 @@ static int run_file(struct eval *ev, const char *path) {
         }
         enum td_err err = run_line(ev, text, &body);
         if (err != TD_OK)
-            code =
-                td_cli_fail(TD_EXIT_USAGE, "%s:%zu: not an object with \"id\", \"text\" and \"intent\"", path, number);
+            code = td_cli_fail(TD_EXIT_USAGE,
+                               "%s:%zu: not an object with \"id\", \"text\", and \"intent\" or \"tool_call\"", path,
+                               number);
         if (td_cli_stderr_is_terminal() && ev->count % 50 == 0)
             fprintf(stderr, "\r%u", ev->count);
     }
@@ -560,8 +635,8 @@ static int run(int argc, char **argv) {
     if (code == TD_EXIT_OK && ev.count == 0)
         code = td_cli_fail(TD_EXIT_USAGE, "%s holds no items", argv[0]);
     if (code == TD_EXIT_OK)
-        report(&ev);
-    if (ev.predictions && fclose(ev.predictions) != 0)
+        code = report(&ev);
+    if (ev.predictions && (fclose(ev.predictions) != 0 || ev.predictions_failed) && code == TD_EXIT_OK)
         code = td_cli_fail(TD_EXIT_FAILED, "%s could not be written whole", predictions_file);
     td_chat_session_close(ev.session);
     td_free(ev.items);
@@ -589,7 +664,8 @@ const struct td_command td_command_eval = {
     .name = "eval",
     .arguments = "FILE",
     .help = "measure a target on utterances with expected intent and slots (JSONL)",
-    .details = "Input lines: {\"id\",\"text\",\"intent\",\"slots\"}. Predictions: "
+    .details = "Input lines: {\"id\",\"text\",\"intent\",\"slots\"}, or with \"tool_call\":{\"name\",\"arguments\"} "
+               "for the last two. Predictions: "
                "{\"id\",\"intent\",\"slots\",\"confidence\",\"ms\"}.",
     .options = options,
     .run = run,

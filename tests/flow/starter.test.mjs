@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The starter model through the whole daemon: commands become calls, the rest is declined and never guessed.
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { readStream, ROOT, startTandem, user } from "./lib.mjs";
+import { readStream, ROOT, startTandem, tandem, user } from "./lib.mjs";
 
 const t = await startTandem(
   `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n`);
@@ -74,4 +74,37 @@ test("a call streams with its name first and whole arguments", async () => {
   assert.deepEqual(JSON.parse(calls.map((c) => c.function.arguments ?? "").join("")), { action: "add", item: "milk" });
   assert.equal(s.finish, "tool_calls");
   assert.ok(s.done);
+});
+
+test("tandem eval counts what is right, and writes predictions", async () => {
+  const row = (id, text, intent, slots) => ({ id, text, intent, slots });
+  const rows = [
+    row("right", "turn off the kitchen lights", "light.off", { room: "kitchen" }),
+    row("other slot", "add milk to my shopping list", "shopping_list.add", { item: "bread" }),
+    row("other intent", "what is 18 % of 240", "timer.set", {}),
+    row("not for it", "tell me about the history of the Roman Empire", "none", {}),
+    { id: "as a call", text: "set a timer for 10 minutes",
+      tool_call: { name: "timer", arguments: { action: "set", duration: "10 minutes" } } },
+  ];
+  const input = join(t.dir, "eval.jsonl"), predictions = join(t.dir, "predictions.jsonl");
+  writeFileSync(input, rows.map((r) => JSON.stringify(r)).join("\n") + "\n");
+  const run = await tandem(["eval", input, "--json", "--predictions", predictions, "--tools",
+    join(ROOT, "models/starter/catalogue.json"), "--config", t.file]);
+  assert.equal(run.code, 0, run.stderr);
+  const n = JSON.parse(run.stdout);
+  assert.equal(n.items, 5);
+  assert.equal(n.failed, 0);
+  assert.equal(n.accuracy, 80);
+  assert.equal(n.in_scope_accuracy, 75);
+  assert.equal(n.exact_match, 60);
+  // Three slots expected; predicted: room, item, expression, duration; right: room and duration.
+  assert.ok(Math.abs(n.slot_f1 - (200 * 2) / (4 + 3)) < 1e-3, n.slot_f1);
+  assert.ok(n.p50_ms > 0 && n.p50_ms <= n.p95_ms && n.p95_ms <= n.p99_ms);
+  assert.ok(n.ece >= 0 && n.ece <= 1 && n.scope_auroc >= 0 && n.scope_auroc <= 1);
+  const lines = readFileSync(predictions, "utf8").trim().split("\n").map((l) => JSON.parse(l));
+  assert.deepEqual(lines.map((l) => l.id), rows.map((r) => r.id));
+  assert.deepEqual(lines.map((l) => l.intent), ["light.off", "shopping_list.add", "calculate", "none", "timer.set"]);
+  assert.deepEqual(lines.map((l) => l.slots),
+    [{ room: "kitchen" }, { item: "milk" }, { expression: "18 % of 240" }, {}, { duration: "10 minutes" }]);
+  for (const l of lines) assert.deepEqual(Object.keys(l), ["id", "intent", "slots", "confidence", "ms"]);
 });
