@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { readStream, ROOT, startTandem, tandem, user } from "./lib.mjs";
 
 const t = await startTandem(
-  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n`);
+  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n    class: command\n`);
 const catalogue = JSON.parse(readFileSync(join(ROOT, "models/starter/catalogue.json"), "utf8"));
 const DECLINED = "Not for me.";
 
