@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is kept for later, on the whole daemon: how two answers are reconciled, what a person may decide, which answer a
+// conversation goes on from, who is told, and what the forced states of the network do.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { scratch, startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
+
+const deviceOf = (d, more = "") => `  - {name: device, tier: device, provider: openai, base_url: "${d.url}", model: small, terminal: true, quality: 0.3${more}}\n`;
+// Over a proxy it is a target beyond this machine, which the state of the network speaks of.
+const place = (c, away) => away ? `base_url: "http://cloud.example/v1", insecure: true, proxy: "http://127.0.0.1:${c.port}"` : `base_url: "${c.url}"`;
+const cloudOf = (c, away) => `  - {name: cloud, tier: cloud, provider: openai, ${place(c, away)}, model: big, region: us, clearance: internal, quality: 0.9, idempotency: true, price: {input: 2.5, output: 10}, timeouts: {connect_ms: 500, first_token_ms: 2000, idle_ms: 1000, total_ms: 5000}}\n`;
+
+// A device of few words, a cloud of many (`same`: of as many).
+async function house({ reconcile = "take_better", same = false, away = false, more = "", outbox = "" } = {}) {
+  const d = await startUpstream("--tokens", "5"), c = await startUpstream("--tokens", same ? "5" : "20");
+  const t = await startTandem(`targets:\n${deviceOf(d)}${cloudOf(c, away)}outbox: {replay_per_min: 6000, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
+  const self = { d, c, t };
+  self.ask = async (messages, wishes = {}, body = {}) => {
+    const r = await t.post({ model: "auto", messages, tandem: { queue: true, prefer: "quality", ...wishes }, ...body });
+    const json = await r.json();
+    assert.equal(r.status, 200, JSON.stringify(json));
+    return { id: json.tandem.exchange, text: json.choices[0].message.content, tandem: json.tandem };
+  };
+  self.keep = async (question, wishes, body) => {
+    await c.down(true);
+    const kept = await self.ask(typeof question === "string" ? user(question) : question, wishes, body);
+    assert.equal(kept.tandem.target, "device");
+    assert.equal(kept.tandem.degraded, true);
+    assert.equal(kept.tandem.queued, true);
+    return kept;
+  };
+  self.get = async (id) => (await fetch(`${t.url}/v1/tandem/exchanges/${id}`)).json();
+  self.settled = (id, state = "reconciled") => until(async () => {
+    const e = await self.get(id);
+    return e.state === state && e;
+  }, `${id} to be ${state}`, 30000);
+  self.outbox = async (...args) => {
+    const r = await tandem(["outbox", ...args, "--json", "--config", t.file]);
+    return { ...r, json: r.code === 0 ? JSON.parse(r.stdout) : null };
+  };
+  self.events = async (after) => {
+    const r = await fetch(`${t.url}/v1/tandem/events`, { headers: after === undefined ? {} : { "last-event-id": String(after) } });
+    const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+    let bytes = "";
+    const list = () => [...bytes.matchAll(/^id: (\d+)\ndata: (.*)\n\n/gm)].map((m) => ({ lineId: Number(m[1]), ...JSON.parse(m[2]) }));
+    return {
+      list,
+      wait: async (count) => {
+        while (list().length < count) {
+          const { value, done } = await reader.read();
+          if (done) break;
+          bytes += value;
+        }
+        return list();
+      },
+      close: () => reader.cancel(),
+    };
+  };
+  return self;
+}
+
+const plainOf = async (h, messages, model) => (await (await h.t.post({ model, messages })).json()).choices[0].message.content;
+
+test("take_better: the better target's answer stands; agree: what means the same is not told twice", async () => {
+  for (const same of [false, true]) {
+    const h = await house({ same });
+    const events = await h.events();
+    const kept = await h.keep("why do rivers bend");
+    await h.c.down(false);
+    const e = await h.settled(kept.id);
+    assert.equal(e.local_text, kept.text);
+    assert.equal(e.cloud_text, await plainOf(h, user("why do rivers bend"), "cloud"));
+    assert.equal(e.accepted, same ? "local" : "cloud");
+    assert.equal(e.verdict, same ? "agree" : "better-target");
+    const [ev] = await events.wait(1);
+    assert.equal(ev.exchange, kept.id);
+    assert.equal(ev.data.op, same ? "confirm" : "replace");
+    await events.close();
+    await h.t.stop();
+  }
+});
+
+test("keep_local: both answers are kept, the client's stands", async () => {
+  const h = await house({ reconcile: "keep_local" });
+  const kept = await h.keep("why is the sea salty");
+  await h.c.down(false);
+  const e = await h.settled(kept.id);
+  assert.equal(e.accepted, "local");
+  assert.equal(e.verdict, "keep-local");
+  assert.ok(e.cloud_text.length > e.local_text.length);
+  await h.t.stop();
+});
+
+test("ask: a person sees both and decides; the client is told of the question and of the answer", async () => {
+  const h = await house({ reconcile: "ask" });
+  const events = await h.events();
+  const a = await h.keep("first question"), b = await h.keep("second question");
+  await h.c.down(false);
+  await h.settled(a.id, "answered_by_cloud");
+  await h.settled(b.id, "answered_by_cloud");
+  const list = (await h.outbox("list")).json.entries;
+  assert.deepEqual(list.map((e) => e.state), ["answered_by_cloud", "answered_by_cloud"]);
+  const shown = await tandem(["outbox", "show", a.id, "--config", h.t.file]);
+  assert.ok(shown.stdout.includes(a.text) && shown.stdout.includes("better answer"), shown.stdout);
+  assert.equal((await h.outbox("accept", a.id)).json.state, "reconciled");
+  assert.equal((await h.outbox("reject", b.id)).json.state, "reconciled");
+  assert.equal((await h.get(a.id)).accepted, "cloud");
+  assert.equal((await h.get(b.id)).accepted, "local");
+  const all = await events.wait(4);
+  assert.deepEqual(all.map((e) => e.data.op).sort(), ["ask", "ask", "confirm", "replace"]);
+  const decided = all.find((e) => e.data.op === "replace");
+  assert.equal(decided.exchange, a.id);
+  assert.equal(decided.data.verdict, "person");
+  assert.equal(decided.data.text, (await h.get(a.id)).cloud_text);
+  assert.notEqual((await h.outbox("accept", a.id)).code, 0, "decided is decided");
+  assert.notEqual((await h.outbox("show", "01ARZ3NDEKTSV4RRFFQ69G5FAV")).code, 0);
+  await events.close();
+  await h.t.stop();
+});
+
+test("drop and retry: what a person drops is not asked again; what was rejected is, when told to", async () => {
+  const h = await house({ outbox: ", expiry_s: 3600" });
+  const gone = await h.keep("drop me"), back = await h.keep("reject me first");
+  assert.equal((await h.outbox("drop", gone.id)).json.state, "dropped");
+  await h.c.standing({ content_policy: true }); // no later try can mend that
+  await h.c.down(false);
+  const rejected = await h.settled(back.id, "rejected");
+  assert.equal(rejected.error, "tandem.content_policy");
+  await h.c.standing(null);
+  assert.equal((await h.outbox("retry", back.id)).code, 0);
+  const e = await h.settled(back.id);
+  assert.equal(e.accepted, "cloud");
+  assert.equal((await h.get(gone.id)).state, "dropped");
+  assert.ok(!(await h.c.log()).requests.some((r) => r.body.includes("drop me")));
+  await h.t.stop();
+});
+
+test("events: ids rise, a listener that comes back gets what it missed, once, and nothing of another tenant", async () => {
+  const h = await house({ more: "tenants: [{name: acme}, {name: other}]\n" });
+  const ids = [];
+  for (const q of ["one", "two", "three"]) {
+    const kept = await h.keep(q);
+    ids.push(kept.id);
+    await h.c.down(false);
+    await h.settled(kept.id);
+  }
+  const first = await h.events(0);
+  const all = await first.wait(3);
+  await first.close();
+  assert.deepEqual(all.map((e) => e.exchange), ids);
+  assert.ok(all.every((e, i) => e.lineId === e.id && (i === 0 || e.id > all[i - 1].id)));
+  const resumed = await h.events(all[0].id);
+  assert.deepEqual((await resumed.wait(2)).map((e) => e.exchange), ids.slice(1));
+  const more = await h.keep("four");
+  await h.c.down(false);
+  assert.equal((await resumed.wait(3))[2].exchange, more.id);
+  await resumed.close();
+  const bad = await fetch(`${h.t.url}/v1/tandem/events`, { headers: { "last-event-id": "x" } });
+  assert.equal(bad.status, 400);
+  // With keys each tenant sees its own.
+  const key = JSON.parse((await tandem(["keys", "create", "--tenant", "other", "--json", "--config", h.t.file])).stdout).key;
+  const theirs = await fetch(`${h.t.url}/v1/tandem/exchanges/${ids[0]}`, { headers: { authorization: `Bearer ${key}` } });
+  assert.equal(theirs.status, 404);
+  await h.t.stop();
+});
+
+test("a replay carries the exchange's idempotency key, the same on every try; a live request carries its own", async () => {
+  const h = await house();
+  const kept = await h.keep("idempotent");
+  await h.c.script({ status: 500 }, { status: 500 }, { status: 500 }, { status: 500 });
+  await h.c.down(false);
+  await h.settled(kept.id);
+  const keys = (await h.c.log()).requests.filter((r) => r.body.includes("idempotent")).map((r) => r.headers["idempotency-key"]);
+  assert.ok(keys.length >= 2, `${keys.length} tries`);
+  assert.ok(keys[0] && keys.every((k) => k === keys[0]), keys.join());
+  await h.t.post({ model: "cloud", messages: user("a live one") });
+  const live = (await h.c.log()).requests.at(-1).headers["idempotency-key"];
+  assert.ok(live && live !== keys[0]);
+  assert.equal((await h.d.log()).requests[0].headers["idempotency-key"], undefined, "the device knows none");
+  await h.t.stop();
+});
+
+test("connectivity: offline answers on the device at once, keeps what asks for it, and asks nobody outside until it is taken back", async () => {
+  const h = await house({ away: true, more: "connectivity: offline\n" });
+  const began = Date.now();
+  const kept = await h.ask(user("forced offline"));
+  assert.ok(Date.now() - began < 2000);
+  assert.equal(kept.tandem.target, "device");
+  assert.equal(kept.tandem.degraded, true);
+  assert.equal(kept.tandem.reason, "offline");
+  assert.equal(kept.tandem.queued, true);
+  const pinned = await h.t.post({ model: "cloud", messages: user("pinned") });
+  assert.equal(pinned.status, 503);
+  assert.equal((await h.c.log()).requests.length, 0);
+  assert.equal((await h.get(kept.id)).state, "answered_locally");
+  const { readFileSync, writeFileSync } = await import("node:fs");
+  writeFileSync(h.t.file, readFileSync(h.t.file, "utf8").replace("connectivity: offline", "connectivity: auto"));
+  h.t.child.proc.kill("SIGHUP");
+  assert.equal((await h.settled(kept.id)).accepted, "cloud");
+  await h.t.stop();
+});
+
+test("connectivity: metered is a fact that rules may use", async () => {
+  const h = await house({ away: true, more: "connectivity: metered\npolicy: {rules: [{name: spare, when: {link: {metered: true}}, allow: {tiers: [device]}}]}\n" });
+  const r = await (await h.t.post({ model: "auto", messages: user("metered"), tandem: { prefer: "quality" } })).json();
+  assert.equal(r.tandem.target, "device");
+  assert.equal((await h.c.log()).requests.length, 0);
+  await h.t.stop();
+});
+
+test("a full outbox, and one that is switched off: the answer comes all the same, and does not claim to be kept", async () => {
+  const h = await house({ outbox: ", max_entries: 1" });
+  await h.keep("fits");
+  const r = await h.ask(user("does not fit"));
+  assert.equal(r.tandem.target, "device");
+  assert.notEqual(r.tandem.queued, true);
+  assert.equal((await h.outbox("list")).json.entries.length, 1);
+  await h.t.stop();
+  const off = await house({ outbox: ", enabled: false" });
+  await off.c.down(true);
+  const q = await off.ask(user("not kept"));
+  assert.notEqual(q.tandem.queued, true);
+  await off.t.stop();
+});

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// The modes on the whole daemon, each outcome forced: what a progressive stream may become (confirm, append, replace),
+// what is not paid for and not shown, cascade's window, and the hedge.
+import assert from "node:assert/strict";
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { test } from "node:test";
+import { promisify } from "node:util";
+import { ROOT, TANDEM, readStream, startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
+
+const run = promisify(execFile);
+const starter = join(ROOT, "models/starter.gguf");
+const CLOUD = "region: us, clearance: internal, quality: 0.9, context: 128000, price: {input: 2.5, output: 10}, timeouts: {connect_ms: 1000, first_token_ms: 5000, idle_ms: 2000, total_ms: 20000}";
+const device = (url, more = "") => `  - {name: device, tier: device, provider: openai, base_url: "${url}", model: small, terminal: true, quality: 0.3, continues: true${more}}\n`;
+const cloud = (url, name = "cloud", more = "") => `  - {name: ${name}, tier: cloud, provider: openai, base_url: "${url}", model: big, continues: true, ${CLOUD}${more}}\n`;
+
+// A device and a cloud that tell the same story, each as far as its --tokens go.
+async function pair(small, big, more = "") {
+  const d = await startUpstream(...small), c = await startUpstream(...big);
+  const t = await startTandem(`targets:\n${device(d.url)}${cloud(c.url)}${more}`);
+  return { d, c, t };
+}
+
+const progressive = (messages, more = {}, wishes = {}) =>
+  ({ model: "auto", stream: true, messages, tandem: { mode: "progressive", ...wishes }, ...more });
+
+// What an aware client (docs/protocol.md) has in the end, and how it came to it.
+function fold(stream) {
+  let text = "";
+  const ops = [], seen = [];
+  for (const c of stream.chunks) {
+    if (c.tandem?.op) ops.push(c.tandem.op);
+    if (c.tandem?.op === "replace") text = "";
+    text += c.choices?.[0]?.delta?.content ?? c.choices?.[0]?.text ?? "";
+    seen.push(text);
+  }
+  const marks = stream.chunks.filter((c) => c.tandem?.revision);
+  assert.deepEqual(marks.map((c) => c.tandem.revision), [...marks.map((c) => c.tandem.revision)].sort((a, b) => a - b));
+  const last = stream.chunks.findLast((c) => c.tandem?.attempts)?.tandem;
+  return { text, ops, seen, last };
+}
+
+const whole = async (t, messages, model = "cloud") =>
+  (await (await t.post({ model, messages })).json()).choices[0].message.content;
+
+test("progressive, confirm: the better answer says the same, so nothing is said twice", async () => {
+  const { t } = await pair(["--tokens", "12"], ["--tokens", "12", "--first-token-ms", "150"]);
+  const q = user("where do rivers begin");
+  const s = await readStream(await t.post(progressive(q)));
+  const f = fold(s);
+  assert.deepEqual(f.ops, ["draft", "confirm"]);
+  assert.equal(f.text, await whole(t, q));
+  assert.equal(s.text, f.text, "an unaware reader of the same bytes has the same text");
+  const confirm = s.chunks.find((c) => c.tandem?.op === "confirm").tandem;
+  assert.equal(confirm.origin.target, "cloud");
+  assert.equal(confirm.draft.target, "device");
+  assert.equal(confirm.final, true);
+  assert.equal(f.last.target, "cloud");
+  assert.equal(s.finish, "stop");
+  assert.ok(s.done);
+  await t.stop();
+});
+
+test("progressive, append: the better answer goes on where the draft ended", async () => {
+  const { t } = await pair(["--tokens", "5"], ["--tokens", "20", "--first-token-ms", "150"]);
+  const q = user("where do rivers end");
+  const s = await readStream(await t.post(progressive(q)));
+  const f = fold(s);
+  assert.deepEqual(f.ops, ["draft", "append"]);
+  assert.equal(f.text, await whole(t, q));
+  assert.equal(s.text, f.text);
+  assert.equal(f.text.startsWith(await whole(t, q, "device")), true);
+  assert.equal(f.last.target, "cloud");
+  await t.stop();
+});
+
+test("progressive, append in the middle of a draft that is still being written", async () => {
+  const { d, t } = await pair(["--tokens", "60", "--token-ms", "60"], ["--tokens", "60", "--first-token-ms", "200"]);
+  const q = user("how do rivers bend");
+  const f = fold(await readStream(await t.post(progressive(q))));
+  assert.deepEqual(f.ops, ["draft", "append"]);
+  assert.equal(f.text, await whole(t, q));
+  assert.ok((await d.log()).requests[0].tokens < 60, "the draft was stopped");
+  await t.stop();
+});
+
+test("progressive, replace: the better answer differs; the draft was there first", async () => {
+  const c = await startUpstream("--tokens", "30", "--first-token-ms", "800");
+  const t = await startTandem(`targets:\n  - {name: device, tier: device, provider: llama, model: "${starter}", class: command, quality: 0.35}\n${cloud(c.url)}`);
+  await t.post({ model: "device", messages: user("hello"), max_tokens: 5 }); // loads the model
+  const q = user("turn on the kitchen lights");
+  const began = Date.now();
+  const r = await t.post(progressive(q));
+  const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+  let bytes = "", firstMs = 0;
+  for (let p; !(p = await reader.read()).done;) {
+    bytes += p.value;
+    if (!firstMs && /"content":"[^"]/.test(bytes)) firstMs = Date.now() - began;
+  }
+  const s = await readStream(new Response(bytes));
+  const f = fold(s);
+  assert.deepEqual(f.ops, ["draft", "replace"]);
+  assert.equal(f.text, await whole(t, q));
+  assert.ok(firstMs < 800, `the draft's first text came after ${firstMs} ms`);
+  console.log(`# draft's first text after ${firstMs} ms; the cloud's first token takes 800 ms`);
+  await t.stop();
+});
+
+test("progressive: a client that moves on before the pause is over costs nothing in the cloud", async () => {
+  const { d, c, t } = await pair(["--tokens", "5"], ["--tokens", "20"]);
+  const abort = new AbortController();
+  const r = await fetch(`${t.url}/v1/chat/completions`, { method: "POST", signal: abort.signal,
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify(progressive(user("typing"), {}, { refine_after_ms: 60000 })) });
+  const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  while (!/"content":"[^"]/.test(text)) text += (await reader.read()).value;
+  abort.abort();
+  const rows = await until(async () => {
+    const all = JSON.parse((await tandem(["ledger", "tail", "--json", "--config", t.file])).stdout).rows;
+    return all.length && all;
+  }, "the ledger row");
+  assert.deepEqual(rows.map((x) => x.target), ["device"]);
+  assert.equal((await d.log()).requests.length, 1);
+  assert.equal((await c.log()).requests.length, 0);
+  // Who stays is served: the pause is waited for, not skipped.
+  const began = Date.now();
+  const f = fold(await readStream(await t.post(progressive(user("staying"), {}, { refine_after_ms: 300 }))));
+  assert.deepEqual(f.ops, ["draft", "append"]);
+  assert.ok(Date.now() - began >= 300);
+  assert.equal((await c.log()).requests.length, 1);
+  await t.stop();
+});
+
+test("progressive: leaving stops both sides, and both are in the ledger", async () => {
+  const { d, c, t } = await pair(["--tokens", "500", "--token-ms", "20"], ["--tokens", "500", "--first-token-ms", "3000"]);
+  const abort = new AbortController();
+  const r = await fetch(`${t.url}/v1/chat/completions`, { method: "POST", signal: abort.signal,
+    headers: { "content-type": "application/json" }, body: JSON.stringify(progressive(user("leaving"))) });
+  await r.body.getReader().read();
+  await until(async () => (await c.log()).requests.length === 1, "the cloud to be asked");
+  abort.abort();
+  await until(async () => (await d.log()).requests[0].closed_ms > 0 && (await c.log()).requests[0].closed_ms > 0, "both to be closed");
+  assert.ok((await d.log()).requests[0].tokens < 500);
+  const rows = await until(async () => {
+    const all = JSON.parse((await tandem(["ledger", "tail", "--json", "--config", t.file])).stdout).rows;
+    return all.length === 2 && all;
+  }, "both ledger rows");
+  assert.deepEqual(rows.map((x) => [x.target, x.outcome]).sort(), [["cloud", "cancelled"], ["device", "cancelled"]]);
+  await t.stop();
+});
+
+test("progressive: a better answer that fails leaves the draft, marked degraded", async () => {
+  const { c, t } = await pair(["--tokens", "5"], ["--tokens", "20"]);
+  await c.standing({ status: 503 });
+  const q = user("what remains");
+  const s = await readStream(await t.post(progressive(q)));
+  const f = fold(s);
+  assert.ok(!f.ops.includes("replace") && !f.ops.includes("append"), f.ops.join());
+  assert.equal(f.text, await whole(t, q, "device"));
+  assert.equal(f.last.degraded, true);
+  assert.equal(f.last.target, "device");
+  assert.ok(s.done);
+  await t.stop();
+});
+
+test("progressive completions: an instant suggestion, refined", async () => {
+  const { t } = await pair(["--tokens", "4"], ["--tokens", "16", "--first-token-ms", "150"]);
+  const body = { model: "auto", prompt: "function add(a, b) {", stream: true, max_tokens: 16, tandem: { mode: "progressive" } };
+  const s = await readStream(await t.post(body, "/v1/completions"));
+  const f = fold(s);
+  assert.deepEqual(f.ops, ["draft", "append"]);
+  const plain = await (await t.post({ ...body, model: "cloud", stream: false, tandem: undefined }, "/v1/completions")).json();
+  assert.equal(f.text, plain.choices[0].text);
+  assert.ok(s.chunks.every((c) => c.object === "text_completion"));
+  await t.stop();
+});
+
+test("progressive: the official client reads the stream; one that did not opt in sees one answer", async () => {
+  const { t } = await pair(["--tokens", "5"], ["--tokens", "20", "--first-token-ms", "100"], "policy: {rules: [{name: p, mode: progressive}]}\n");
+  const client = await t.client();
+  const q = user("where do rivers end");
+  let text = "";
+  const ops = [];
+  for await (const chunk of await client.chat.completions.create(progressive(q))) {
+    if (chunk.tandem?.op) ops.push(chunk.tandem.op);
+    text += chunk.choices[0]?.delta?.content ?? "";
+  }
+  assert.deepEqual(ops, ["draft", "append"]);
+  const plain = await whole(t, q);
+  assert.equal(text, plain);
+  let unaware = "", from = "";
+  const finishes = [];
+  for await (const chunk of await client.chat.completions.create({ model: "auto", stream: true, messages: q })) {
+    assert.equal(chunk.tandem?.op, undefined);
+    from = chunk.tandem?.target ?? from;
+    unaware += chunk.choices[0]?.delta?.content ?? "";
+    if (chunk.choices[0]?.finish_reason) finishes.push(chunk.choices[0].finish_reason);
+  }
+  assert.equal(unaware, await whole(t, q, from)); // one answer, whole, of one target
+  assert.deepEqual(finishes, ["stop"]);
+  await t.stop();
+});
+
+test("progressive: the example of thirty lines, and `tandem ask --progressive`, end with the cloud's text", async () => {
+  const { t } = await pair(["--tokens", "5"], ["--tokens", "20", "--first-token-ms", "200"]);
+  const q = "where do rivers end";
+  const plain = await whole(t, user(q));
+  const { stdout } = await run(process.execPath, [join(ROOT, "examples/progressive.mjs"), q, `${t.url}/v1`]);
+  const screens = stdout.split("\x1b[2J\x1b[H");
+  assert.ok(screens.at(-1).includes(plain), screens.at(-1));
+  assert.ok(screens.some((s) => s.includes("draft")));
+  const ask = await tandem(["ask", "--progressive", q, "--config", t.file]);
+  assert.equal(ask.code, 0, ask.stderr);
+  assert.ok(ask.stdout.includes(plain), ask.stdout);
+  await t.stop();
+});
+
+test("cascade: nothing of a draft that is not trusted is shown, streaming or not; each target has its own threshold", async () => {
+  const c = await startUpstream("--tokens", "20");
+  const t = await startTandem(`targets:
+  - {name: sure, tier: device, provider: llama, model: "${starter}", quality: 0.3, cascade_threshold: 0}
+${cloud(c.url)}policy: {default: {cascade: {threshold: 1, hold_tokens: 8, hold_ms: 400}}}\n`);
+  const q = user("hello there");
+  await t.post({ model: "sure", messages: q, max_tokens: 20 });
+  const draft = await whole(t, q, "sure");
+  const ask = (stream) => t.post({ model: "auto", messages: q, stream, max_tokens: 20, tandem: { mode: "cascade" } });
+  const trusted = await (await ask(false)).json();
+  assert.equal(trusted.tandem.target, "sure", JSON.stringify(trusted.tandem));
+  assert.equal((await c.log()).requests.length, 0);
+  const { readFileSync, writeFileSync } = await import("node:fs");
+  writeFileSync(t.file, readFileSync(t.file, "utf8").replace("cascade_threshold: 0}", "cascade_threshold: 1}"));
+  t.child.proc.kill("SIGHUP");
+  const plain = await whole(t, q);
+  const unsure = await until(async () => {
+    const body = await (await ask(false)).json();
+    return body.tandem.target === "cloud" && body;
+  }, "the new threshold");
+  assert.equal(unsure.choices[0].message.content, plain);
+  assert.ok(unsure.tandem.attempts.some((a) => a.target === "sure"));
+  const s = await readStream(await ask(true));
+  assert.equal(s.text, plain);
+  assert.ok(!s.chunks.some((x) => x.tandem?.op));
+  assert.notEqual(draft, plain);
+  await c.down(true); // nobody better: the unsure answer, told as such
+  const alone = await (await ask(false)).json();
+  assert.equal(alone.tandem.target, "sure");
+  assert.equal(alone.tandem.degraded, true);
+  assert.equal(alone.choices[0].message.content, draft);
+  await t.stop();
+});
+
+test("hedge: after the first target's own p95 a second is asked, the loser is stopped and metered; rarely, and not for money", async () => {
+  const a = await startUpstream("--tokens", "8"), b = await startUpstream("--tokens", "8"), p = await startUpstream("--tokens", "8");
+  const free = (name, url, q) => `  - {name: ${name}, tier: edge, provider: openai, base_url: "${url}", model: m, terminal: true, region: us, clearance: internal, quality: ${q}}\n`;
+  const t = await startTandem(`targets:\n${free("first", a.url, 0.8)}${free("second", b.url, 0.7)}${cloud(p.url, "paid")}` +
+    "policy: {default: {prefer: private}}\n");
+  const ask = (i) => t.post({ model: "auto", messages: user(`hedge ${i}`), stream: true, tandem: { mode: "hedge" } });
+  for (let i = 0; i < 60; i++) await readStream(await ask(i)); // what p95 and the share are reckoned from
+  assert.equal((await b.log()).requests.length, 0, "quick answers are not hedged");
+  await a.standing({ first_token_ms: 3000 });
+  const began = Date.now();
+  const s = await readStream(await ask("slow"));
+  assert.ok(Date.now() - began < 3000, "the first was not waited for");
+  const info = s.chunks.findLast((c) => c.tandem?.attempts).tandem;
+  assert.equal(info.target, "second");
+  assert.deepEqual(info.attempts.map((x) => x.target), ["first", "second"]);
+  assert.equal((await b.log()).requests.length, 1);
+  await until(async () => (await a.log("?requests=61")).requests.at(-1).closed_ms > 0, "the loser to be stopped");
+  const rows = await until(async () => {
+    const all = JSON.parse((await tandem(["ledger", "tail", "--json", "--config", t.file])).stdout).rows;
+    return all.some((x) => x.outcome === "lost_hedge") && all;
+  }, "the loser's row");
+  assert.equal(rows.find((x) => x.outcome === "lost_hedge").target, "first");
+  // The share is used up: the next slow one is waited for (2 % of 62 calls).
+  await a.standing({ first_token_ms: 400 });
+  await readStream(await ask("again"));
+  assert.equal((await b.log()).requests.length, 1);
+  assert.equal((await p.log()).requests.length, 0, "nobody paid for a hedge");
+  await t.stop();
+});
