@@ -568,8 +568,10 @@ static enum td_err each_entry(struct td_store *store, struct td_db *db, sqlite3_
 enum td_err td_outbox_list(struct td_store *store, const struct td_outbox_filter *filter, td_outbox_fn fn, void *user,
                            struct td_error *e) {
 #define ALL " FROM outbox WHERE (?1='' OR tenant=?1) AND (?2=0 OR (?2>>state)&1) ORDER BY id LIMIT ?3"
+// No try is put off for an hour: one that seems to be was noted before somebody set the clock back.
 #define DUE                                                                                                            \
-    " FROM outbox WHERE state<2 AND (?1='' OR tenant=?1) AND next_try_ms<=?2 AND expires_ms>?2"                        \
+    " FROM outbox WHERE state<2 AND (?1='' OR tenant=?1) AND (next_try_ms<=?2 OR next_try_ms>?2+3600000) AND "         \
+    "expires_ms>?2"                                                                                                    \
     " ORDER BY priority,created_ms LIMIT ?3"
     struct td_db *db;
     unsigned count = 0;
