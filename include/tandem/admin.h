@@ -117,13 +117,14 @@ TD_API int td_config_check(const char *path, struct td_failure *failure);
 TD_API bool td_texts_mean_same(const char *question, const char *first, const char *second);
 
 // Fetches a model file into `dir`: resumable (a partial file is gone on with where the server's ETag still fits),
-// SHA-256 computed on the way and compared, moved into place only when whole. `source` is an https URL, a path on this
-// machine, or a Hugging Face repository "owner/name[:file]" (HF_ENDPOINT and HF_TOKEN are honoured); there the
-// published digest is compared. Blocks; its own connection, needs no runtime. on_progress (may be NULL) returns false
-// to stop: what was fetched stays for the next try.
+// SHA-256 computed on the way and compared, moved into place only when whole. `source` is an https URL, a file or a
+// folder with one model in it on this machine, or a Hugging Face repository "owner/name[:file]" (HF_ENDPOINT and
+// HF_TOKEN are honoured); there the published digest is compared. Blocks; its own connection, needs no runtime.
+// on_progress (may be NULL) returns false to stop: what was fetched stays for the next try.
 struct td_pull {
     const char *source, *dir;
     const char *sha256;                                             // 64 hexadecimal digits, NULL none known
+    const char *ca_file;                                            // a private CA's certificates (PEM), NULL none
     bool (*on_progress)(void *user, uint64_t done, uint64_t total); // total 0: unknown
     void *user;
 };

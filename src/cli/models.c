@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static const char *name, *sha256;
+static const char *name, *sha256, *ca_file;
 static const char *const verbs[] = {"list", "add", "pull", "rm", NULL};
 static atomic_bool interrupted;
 
@@ -132,7 +132,8 @@ static int pull(const char *source) {
     struct td_pulled got;
     char dir[4000];
     snprintf(dir, sizeof dir, "%s/models", td_cli_data_dir());
-    struct td_pull options = {.source = source, .dir = dir, .sha256 = sha256, .on_progress = on_progress};
+    struct td_pull options = {
+        .source = source, .dir = dir, .sha256 = sha256, .ca_file = ca_file, .on_progress = on_progress};
     struct sigaction action = {.sa_handler = on_interrupt}, before;
     sigaction(SIGINT, &action, &before);
     int failed = td_models_pull(&options, &got, &failure);
@@ -203,6 +204,8 @@ static int run(int argc, char **argv) {
 static const struct td_opt options[] = {
     {"name", 'n', TD_OPT_STRING, "NAME", "the name to keep it under (default: the file's)", .string = &name},
     {"sha256", 0, TD_OPT_STRING, "HEX", "the digest the file must have", .string = &sha256},
+    {"ca-file", 0, TD_OPT_STRING, "FILE", "a private CA's certificates (PEM), for a mirror of your own",
+     .string = &ca_file},
     {0},
 };
 
@@ -210,9 +213,10 @@ const struct td_command td_command_models = {
     .name = "models",
     .arguments = "list | add FILE | pull SOURCE | rm NAME",
     .help = "list, add, fetch and remove models",
-    .details =
-        "SOURCE is an https URL, a file, or a Hugging Face repository as owner/name[:file]. A broken download goes on "
-        "where it stopped.",
+    .details = "SOURCE is an https URL, a file, a folder with one model in it, or a Hugging Face repository as "
+               "owner/name[:file] (HF_ENDPOINT, HF_TOKEN). A broken download goes on where it stopped. A model in the "
+               "catalogue "
+               "is used by its file's name: `model: name.gguf` in the configuration.",
     .options = options,
     .verbs = verbs,
     .run = run,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Fetching model files. States: resolve (repository → URL and digest), fetch (resumed where possible, redirects taken
 // one by one with a grant each and without credentials on another host), verify, move into place.
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +35,7 @@ struct pull {
     uint64_t have, total;
     crypto_hash_sha256_state hash;
     struct td_buf body; // of a listing
-    bool to_file, redirected, restart, write_failed, stopped;
+    bool to_file, redirected, restart, write_failed, stopped, not_gguf;
     int status;
     enum td_err err;
     char message[240];
@@ -53,6 +55,20 @@ static void keep_origin(struct pull *p) {
     size_t n = host ? (size_t)(host + 3 - p->url) + strcspn(host + 3, "/?#") : 0;
     memcpy(p->origin, p->url, n);
     p->origin[n] = 0;
+}
+
+// The ETag a part belongs to stands beside it, so that a later run can go on. Written before the first byte of the
+// part: a run that is killed leaves both.
+static void remember_etag(struct pull *p, bool write) {
+    char path[4500];
+    snprintf(path, sizeof path, "%s.etag", p->part);
+    FILE *f = fopen(path, write ? "w" : "r");
+    if (f && write)
+        fputs(p->etag, f);
+    else if (f && !fgets(p->etag, sizeof p->etag, f))
+        p->etag[0] = 0;
+    if (f)
+        fclose(f);
 }
 
 static bool on_head(void *user, const struct td_fetch_head *head) {
@@ -93,6 +109,7 @@ static bool on_head(void *user, const struct td_fetch_head *head) {
     p->total = head->content_length > 0 ? (uint64_t)head->content_length : 0;
     snprintf(p->etag, sizeof p->etag, "%.*s", (int)(head->etag.n < 255 ? head->etag.n : 0),
              head->etag.n ? head->etag.p : "");
+    remember_etag(p, true);
     return true;
 }
 
@@ -100,6 +117,12 @@ static bool on_data(void *user, struct td_str bytes) {
     struct pull *p = user;
     if (!p->to_file)
         return td_buf_add_str(&p->body, bytes) == TD_OK;
+    // The first bytes tell a model from a page that says why there is none.
+    for (size_t i = 0; i < bytes.n && p->have + i < 4; i++)
+        if (bytes.p[i] != "GGUF"[p->have + i])
+            p->not_gguf = true;
+    if (p->not_gguf)
+        return false;
     crypto_hash_sha256_update(&p->hash, (const unsigned char *)bytes.p, bytes.n);
     while (bytes.n) {
         ssize_t put = write(p->fd, bytes.p, bytes.n);
@@ -138,6 +161,7 @@ static enum td_err get_once(struct pull *p, struct td_error *e) {
                                  .if_range = p->to_file && p->have ? td_str_of(p->etag) : TD_STR_NONE,
                                  .bytes_max = p->to_file ? UINT64_MAX : LISTING_BYTES_MAX,
                                  .private_ok = true,
+                                 .ca_file = p->options->ca_file ? td_str_of(p->options->ca_file) : TD_STR_NONE,
                                  .on_head = on_head,
                                  .on_data = on_data,
                                  .on_done = on_done,
@@ -269,21 +293,31 @@ static enum td_err hash_part(struct pull *p, struct td_error *e) {
     return n == 0 ? TD_OK : fail(e, TD_ERR_IO, "the partial file cannot be read");
 }
 
-// The ETag a part belongs to stands beside it, so that a later run can go on.
-static void remember_etag(struct pull *p, bool write) {
+static void forget_part(struct pull *p) {
     char path[4500];
     snprintf(path, sizeof path, "%s.etag", p->part);
-    FILE *f = fopen(path, write ? "w" : "r");
-    if (f && write)
-        fputs(p->etag, f);
-    else if (f && !fgets(p->etag, sizeof p->etag, f))
-        p->etag[0] = 0;
-    if (f)
-        fclose(f);
+    unlink(path);
+    unlink(p->part);
+}
+
+// The first pull may come before the first start, which makes the data directory; only its owner may look into either.
+static bool make_folders(const char *path) {
+    char part[PATH_MAX];
+    size_t n = strlen(path);
+    if (n >= sizeof part)
+        return false;
+    for (size_t i = 1; i <= n; i++)
+        if (i == n || path[i] == '/') {
+            memcpy(part, path, i);
+            part[i] = 0;
+            if (mkdir(part, 0700) != 0 && errno != EEXIST)
+                return false;
+        }
+    return true;
 }
 
 static enum td_err open_part(struct pull *p, struct td_error *e) {
-    if (mkdir(p->options->dir, 0755) != 0 && errno != EEXIST)
+    if (!make_folders(p->options->dir))
         return td_error_set(e, TD_ERR_IO, "the directory %s cannot be made: %s", p->options->dir, strerror(errno));
     snprintf(p->out->path, sizeof p->out->path, "%s/%s", p->options->dir, p->out->name);
     snprintf(p->part, sizeof p->part, "%s.part", p->out->path);
@@ -294,13 +328,6 @@ static enum td_err open_part(struct pull *p, struct td_error *e) {
     if (!p->etag[0] && ftruncate(p->fd, 0) != 0) // nothing says what the part belongs to
         return fail(e, TD_ERR_IO, "the partial file cannot be emptied");
     return hash_part(p, e);
-}
-
-static void forget_part(struct pull *p) {
-    char path[4500];
-    snprintf(path, sizeof path, "%s.etag", p->part);
-    unlink(path);
-    unlink(p->part);
 }
 
 static enum td_err finish_file(struct pull *p, struct td_error *e) {
@@ -329,10 +356,12 @@ static enum td_err fetch_file(struct pull *p, struct td_error *e) {
         uint64_t before = p->have;
         snprintf(p->url, sizeof p->url, "%s", first_url);
         err = get(p, e);
-        if (p->etag[0])
-            remember_etag(p, true);
         if (err != TD_OK)
             break;
+        if (p->not_gguf) {
+            forget_part(p);
+            return fail(e, TD_ERR_UPSTREAM_GARBAGE, "what the server sends is not a GGUF file");
+        }
         bool whole = p->err == TD_OK && (p->status == 200 || p->status == 206) && (!p->total || p->have == p->total);
         if (whole)
             return finish_file(p, e);
@@ -366,12 +395,37 @@ static enum td_err copy_local(struct pull *p, const char *source, struct td_erro
     p->to_file = true;
     while (err == TD_OK && (n = read(from, buf, sizeof buf)) > 0)
         if (!on_data(p, td_str_n(buf, (size_t)n)))
-            err = fail(e, p->stopped ? TD_ERR_CANCELLED : TD_ERR_IO,
-                       p->stopped ? "stopped" : "the file cannot be written");
+            err = p->not_gguf  ? fail(e, TD_ERR_USAGE, "it is not a GGUF file")
+                  : p->stopped ? fail(e, TD_ERR_CANCELLED, "stopped")
+                               : fail(e, TD_ERR_IO, "the file cannot be written (disk full?)");
     if (err == TD_OK && n < 0)
         err = fail(e, TD_ERR_IO, "the file cannot be read");
     close(from);
+    if (err != TD_OK)
+        forget_part(p);
     return err == TD_OK ? finish_file(p, e) : err;
+}
+
+// A folder stands for the one model in it.
+static enum td_err only_model(struct pull *p, const char *folder, char path[PATH_MAX], struct td_error *e) {
+    DIR *dir = opendir(folder);
+    struct dirent *entry;
+    unsigned count = 0;
+    if (!dir)
+        return td_error_set(e, TD_ERR_NOT_FOUND, "%.160s: %s", folder, strerror(errno));
+    while ((entry = readdir(dir))) {
+        struct td_str name = td_str_of(entry->d_name);
+        if (name.n > 5 && td_str_ieq(td_str_n(name.p + name.n - 5, 5), TD_STR(".gguf")) && count++ == 0) {
+            snprintf(path, PATH_MAX, "%s/%s", folder, entry->d_name);
+            snprintf(p->out->name, sizeof p->out->name, "%s", entry->d_name);
+        }
+    }
+    closedir(dir);
+    return count == 1
+               ? TD_OK
+               : td_error_set(e, count ? TD_ERR_USAGE : TD_ERR_NOT_FOUND,
+                              count ? "%.160s holds %u GGUF files: name one of them" : "%.160s holds no GGUF file",
+                              folder, count);
 }
 
 static enum td_err run(struct pull *p, struct td_error *e) {
@@ -383,12 +437,18 @@ static enum td_err run(struct pull *p, struct td_error *e) {
         memcpy(p->expected, p->options->sha256, 64);
     }
     bool local = !url && (source[0] == '/' || source[0] == '.' || access(source, R_OK) == 0);
+    char inside[PATH_MAX];
+    struct stat st;
     enum td_err err = TD_OK;
     if (url && strlen(source) >= sizeof p->url)
         return fail(e, TD_ERR_LIMIT, "the URL is too long");
     if (url || local) {
         struct td_str base = last_part(source);
         snprintf(p->out->name, sizeof p->out->name, "%.*s", (int)(base.n < 255 ? base.n : 255), base.p);
+    }
+    if (local && stat(source, &st) == 0 && S_ISDIR(st.st_mode)) {
+        err = only_model(p, source, inside, e);
+        source = inside;
     }
     if (url) {
         snprintf(p->url, sizeof p->url, "%s", source);
