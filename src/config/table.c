@@ -218,7 +218,8 @@ static const struct td_option target_rows[] = {
     {"client_cert", TD_OPT_PATH, T(client_cert_file), 0, 0, NULL, "client certificate (PEM)"},
     {"client_key", TD_OPT_PATH, T(client_key_file), 0, 0, NULL, "its private key (PEM)"},
     {"proxy", TD_OPT_TEXT, T(proxy), 1, 1024, NULL,
-     "http://host:port of a proxy; \"none\" ignores the environment's; default: the environment's"},
+     "http://host:port of a proxy, or http://env:NAME@host:port for one that wants credentials; the environment's are "
+     "not used"},
     {"headers", TD_OPT_CUSTOM, T(headers), 0, 0, NULL, "further request headers", "a map of names and values", NULL,
      NULL, TD_SHAPE_ONE, read_headers},
     {"insecure", TD_OPT_BOOL, T(insecure), 0, 0, "false", "allow http:// to a host that is not this machine"},

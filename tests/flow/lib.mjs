@@ -91,10 +91,10 @@ export function freePort() {
 }
 
 // `config` is YAML text; data_dir and listen are added.
-export async function startTandem(config, { env = {}, args = [], dir = scratch(), port = 0 } = {}) {
+export async function startTandem(config, { env = {}, args = [], dir = scratch(), port = 0, program = TANDEM } = {}) {
   const file = join(dir, "tandem.yaml");
   writeFileSync(file, `version: 1\nlisten: 127.0.0.1:${port}\ndata_dir: ${dir}/data\n${config}`);
-  const c = child(TANDEM, ["serve", "--config", file, "--drain", "5", ...args], { env: { ...process.env, ...env } });
+  const c = child(program, ["serve", "--config", file, "--drain", "5", ...args], { env: { ...process.env, ...env } });
   let stopped = false;
   const self = {
     dir, file, child: c,
