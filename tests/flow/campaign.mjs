@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the campaigns stand on: seeded draws, and a wire between Tandem and an upstream that can be cut at any byte.
+// What the campaigns stand on: seeded draws, a wire between Tandem and an upstream that can be cut at any byte, and an
+// address that swallows connections.
+import { spawn } from "node:child_process";
 import { connect, createServer } from "node:net";
 import { after } from "node:test";
 
@@ -38,7 +40,7 @@ export async function startWire(port) {
     const pair = { down, up };
     pairs.add(pair);
     self.connections++;
-    const end = () => { pairs.delete(pair); down.destroy(); up.destroy(); };
+    const end = () => { if (pairs.delete(pair)) self.on_end?.(); down.destroy(); up.destroy(); };
     down.setNoDelay(true);
     up.setNoDelay(true);
     for (const s of [down, up]) s.on("error", end).on("close", end);
@@ -68,4 +70,23 @@ export async function startWire(port) {
   self.cut = (at, how) => { self.left = at; self.how = how; };
   self.whole = () => { self.left = Infinity; };
   return self;
+}
+
+// An address that takes no connection and refuses none: the queue of a server that accepts nothing is full.
+export async function blackHole(host) {
+  const server = spawn(process.execPath, ["-e",
+    `require("net").createServer().listen({host: "${host}", port: 0, backlog: 1}, function () { console.log(this.address().port); })`]);
+  after(() => { server.kill("SIGKILL"); });
+  const port = await new Promise((resolve) => server.stdout.once("data", (d) => resolve(Number(d))));
+  server.kill("SIGSTOP");
+  const fillers = [];
+  after(() => fillers.forEach((s) => s.destroy()));
+  for (let silent = 0; silent < 3;) { // full when a few in a row are not taken
+    const s = connect(port, host).on("error", () => {});
+    fillers.push(s);
+    const taken = await Promise.race([new Promise((r) => s.once("connect", () => r(true))), new Promise((r) => setTimeout(r, 300, false))]);
+    silent = taken ? 0 : silent + 1;
+    if (fillers.length > 64) return null; // this system has no full queues
+  }
+  return `http://${host}:${port}/v1`;
 }

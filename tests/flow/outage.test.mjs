@@ -2,36 +2,16 @@
 // The network gone, TLS broken, every provider gone, clients that leave: each streaming and not. What takes time is held
 // against the configured budget and against what was not tried, not against the clock of a machine that may be busy.
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { draws, seedOf } from "./campaign.mjs";
+import { blackHole, draws, seedOf } from "./campaign.mjs";
 import { readStream, scratch, startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
 import { trouble } from "./trouble.mjs";
 
 const CONNECT_MS = 2000; // the default; a first request may take this long, and no longer
-
-// An address that takes no connection and refuses none: the queue of a server that accepts nothing is full.
-async function blackHole(host) {
-  const server = spawn(process.execPath, ["-e",
-    `require("net").createServer().listen({host: "${host}", port: 0, backlog: 1}, function () { console.log(this.address().port); })`]);
-  after(() => { server.kill("SIGKILL"); });
-  const port = await new Promise((resolve) => server.stdout.once("data", (d) => resolve(Number(d))));
-  server.kill("SIGSTOP");
-  const fillers = [];
-  after(() => fillers.forEach((s) => s.destroy()));
-  for (let silent = 0; silent < 3;) { // full when a few in a row are not taken
-    const s = connect(port, host).on("error", () => {});
-    fillers.push(s);
-    const taken = await Promise.race([new Promise((r) => s.once("connect", () => r(true))), new Promise((r) => setTimeout(r, 300, false))]);
-    silent = taken ? 0 : silent + 1;
-    if (fillers.length > 64) return null; // this system has no full queues
-  }
-  return `http://${host}:${port}/v1`;
-}
 
 const edge = (url) => `  - {name: edge, tier: edge, provider: openai, base_url: "${url}", model: e, region: us, clearance: internal, quality: 0.3, terminal: true, context: 64000}\n`;
 const remote = (name, url, more = "") => `  - {name: ${name}, tier: cloud, provider: openai, base_url: "${url}", model: c, region: us, ` +

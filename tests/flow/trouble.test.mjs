@@ -156,3 +156,31 @@ for (const stream of [true, false])
       assert.equal((await fetch(t.url + "/healthz")).status, 200);
       await t.stop();
     });
+
+test("overload: batch work is turned away first, then the rest, each with a typed error and a time to come back", async () => {
+  const t = await startTandem("targets:\n" + device(join(process.env.BUILD, "tests/support/slow.gguf"), ", queue_max: 4, capabilities: [chat, completion], " +
+    "timeouts: {connect_ms: 2000, first_token_ms: 60000, idle_ms: 60000, total_ms: 60000}").replace("parallel: 2", "parallel: 1"));
+  assert.equal((await ask(t, false, { model: "device", prompt: "one", max_tokens: 1 })).status, 200); // loads the model
+  const running = (n) => until(async () => new RegExp(`^tandem_requests_running ${n}$`, "m").test(await (await fetch(t.url + "/metrics")).text()), `${n} requests to run`);
+  const leaver = new AbortController();
+  const long = (priority) => fetch(t.url + "/v1/completions", { method: "POST", signal: leaver.signal, headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "device", stream: true, prompt: "one two three", max_tokens: 4000, tandem: { priority } }) })
+    .then((r) => r.body && r.arrayBuffer()).catch(() => {});
+  const pending = [long("interactive"), long("interactive"), long("interactive")]; // one is served, two wait
+  await running(3);
+  const refused = async (priority) => {
+    const r = await t.post({ model: "device", prompt: "four", max_tokens: 1, tandem: { priority } }, "/v1/completions");
+    assert.equal(r.status, 503);
+    assert.ok(Number(r.headers.get("retry-after")) >= 1, "it is told when to come back");
+    assert.equal((await r.json()).error.code, "tandem.overload");
+  };
+  await refused("batch"); // batch work has half of the queue, and that is taken
+  pending.push(long("interactive"), long("interactive"));
+  await running(5);
+  await refused("interactive");
+  await refused("batch");
+  leaver.abort();
+  await Promise.all(pending);
+  await until(async () => (await ask(t, false, { model: "device", prompt: "four", max_tokens: 1, tandem: { priority: "batch" } })).status === 200, "the device to be free again");
+  await t.stop();
+});

@@ -1,0 +1,141 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: Apache-2.0
+// How fast trouble is dealt with: bench/resilience.mjs BUILD [cancel|gone|overload …]; all by default. Everything runs on
+// this machine, against the scripted upstream and a model of random weights; wants a machine that does nothing else.
+//   cancel    a client leaves: until the provider's connection is closed, and until the device decodes for somebody else
+//   gone      the network goes: what the first request pays, what the later ones pay
+//   overload  ten times what the device can serve: goodput, latency of those let in, who is turned away
+import { spawn } from "node:child_process";
+import { join, resolve } from "node:path";
+import { performance } from "node:perf_hooks";
+
+const build = resolve(process.argv[2] ?? "build"), parts = process.argv.slice(3);
+process.env.TANDEM ??= join(build, "src/cli/tandem");
+process.env.UPSTREAM ??= join(build, "tests/support/scripted-upstream");
+process.env.ROOT ??= resolve(build, "..");
+const { startTandem, startUpstream, user } = await import("../tests/flow/lib.mjs");
+const { startWire, blackHole } = await import("../tests/flow/campaign.mjs");
+
+const sleep = (ms) => new Promise((r) => setTimeout(r, ms));
+const at = (list, share) => list.toSorted((a, b) => a - b)[Math.min(list.length - 1, Math.floor(list.length * share))];
+const figure = (list) => `p50 ${at(list, 0.5).toFixed(1)} ms, p99 ${at(list, 0.99).toFixed(1)} ms, worst ${Math.max(...list).toFixed(1)} ms (${list.length})`;
+const slow = join(build, "tests/support/slow.gguf");
+const device = (more) => `  - {name: device, tier: device, provider: llama, model: "${slow}", capabilities: [chat, completion]${more}}\n`;
+const remote = (name, url, more = "") => `  - {name: ${name}, tier: cloud, provider: openai, base_url: "${url}", model: c, region: us, ` +
+  `clearance: internal, quality: 0.9, context: 64000${more}}\n`;
+
+// Opens a stream, and gives what leaves it again.
+async function stream(t, body, path = "/v1/completions") {
+  const leaver = new AbortController();
+  const r = await fetch(t.url + path, { method: "POST", signal: leaver.signal, headers: { "content-type": "application/json" }, body: JSON.stringify({ stream: true, ...body }) });
+  const reader = r.body.getReader();
+  await reader.read();
+  return { leave: () => { leaver.abort(); reader.read().catch(() => {}); return performance.now(); } };
+}
+
+async function cancel() {
+  const up = await startUpstream("--tokens", "100000", "--token-ms", "5"), wire = await startWire(up.port);
+  const t = await startTandem(`targets:\n${remote("cloud", wire.url)}${device(", parallel: 1")}`);
+  const closed = [], freed = [], idle = [];
+  for (let i = 0; i < 100; i++) {
+    const s = await stream(t, { model: "cloud", messages: user("x") }, "/v1/chat/completions");
+    await sleep(20 + (i * 7) % 30);
+    const gone = new Promise((r) => { wire.on_end = () => r(performance.now()); });
+    const left = s.leave();
+    closed.push((await gone) - left);
+  }
+  const one = async () => { // until the device's first token
+    const from = performance.now(), s = await stream(t, { model: "device", prompt: "four", max_tokens: 2000 });
+    const took = performance.now() - from;
+    return { took, ...s };
+  };
+  (await one()).leave();
+  for (let i = 0; i < 50; i++) {
+    await sleep(300);
+    const s = await one(); // nobody is before it
+    idle.push(s.took);
+    await sleep(20 + (i * 7) % 30);
+    s.leave();
+    const next = await one(); // the one before it has just left
+    freed.push(next.took);
+    next.leave();
+  }
+  console.log(`client leaves → provider's connection closed: ${figure(closed)}`);
+  console.log(`client leaves → device decodes the next request: first token ${figure(freed)}; on an idle device ${figure(idle)}`);
+  await t.stop();
+}
+
+async function gone() {
+  const url = await blackHole("127.0.0.1");
+  if (!url) return console.log("no black hole to be had here");
+  const up = await startUpstream("--tokens", "20");
+  const edge = remote("edge", up.url).replace("0.9", "0.3"), prefer = { prefer: "quality" };
+  const timed = async (t) => {
+    const from = performance.now(), r = await t.post({ model: "auto", messages: user("x"), tandem: prefer });
+    const body = await r.json();
+    return { ms: performance.now() - from, tried: body.tandem.attempts.some((a) => a.target === "cloud") };
+  };
+  const well = await startTandem(`targets:\n${edge}`), plain = [], first = [], later = [];
+  for (let i = 0; i < 220; i++) { const x = await timed(well); if (i >= 20) plain.push(x.ms); }
+  await well.stop();
+  for (let run = 0; run < 3; run++) {
+    const t = await startTandem(`targets:\n${edge}${remote("cloud", url)}`);
+    first.push((await timed(t)).ms);
+    for (let i = 0; i < 200; i++) { const x = await timed(t); if (!x.tried) later.push(x.ms); }
+    await t.stop();
+  }
+  console.log(`network gone → first answer: ${figure(first)}; connect budget 2000 ms`);
+  console.log(`later ones: ${figure(later)}; where no such target is configured: ${figure(plain)}`);
+}
+
+// What a load generator sees after `warm` seconds: latency of each answer, refusals by priority.
+async function load(t, { rate, clients, warm = 1, seconds, tokens }) {
+  const done = [], kinds = { interactive: [0, 0], batch: [0, 0] }, begin = performance.now(), jobs = [];
+  const from = begin + warm * 1000, until = from + seconds * 1000;
+  const one = async (priority) => {
+    const start = performance.now();
+    const r = await t.post({ model: "device", prompt: "one two three", max_tokens: tokens, tandem: { priority } }, "/v1/completions");
+    await r.arrayBuffer();
+    const end = performance.now();
+    if (start >= from) kinds[priority][r.status === 200 ? 0 : 1]++;
+    if (r.status === 200 && end >= from) done.push({ start, end, ms: end - start });
+    return r.status === 200;
+  };
+  if (clients)
+    await Promise.all(Array.from({ length: clients }, async () => { while (performance.now() < until) if (!(await one("interactive"))) await sleep(5); }));
+  else
+    for (let i = 0; performance.now() < until; i++) {
+      jobs.push(one(i % 2 ? "batch" : "interactive").catch(() => {}));
+      await sleep(Math.max(0, begin + ((i + 1) * 1000) / rate - performance.now()));
+    }
+  await Promise.all(jobs);
+  return { goodput: done.filter((d) => d.end <= until).length / seconds, ms: done.filter((d) => d.start >= from).map((d) => d.ms), kinds };
+}
+
+async function overload() {
+  for (const parallel of [1, 4]) {
+    const t = await startTandem(`targets:\n${device(`, parallel: ${parallel}, threads: 1, timeouts: {connect_ms: 2000, first_token_ms: 30000, idle_ms: 30000, total_ms: 60000}`)}`);
+    const tokens = 8;
+    const alone = await load(t, { clients: 1, seconds: 4, tokens });
+    let peak = { goodput: 0 };
+    for (const clients of [parallel, 2 * parallel]) {
+      const x = await load(t, { clients, seconds: 4, tokens });
+      if (x.goodput > peak.goodput) peak = { ...x, clients };
+    }
+    const over = await load(t, { rate: peak.goodput * 10, warm: 5, seconds: 10, tokens });
+    const shed = ([ok, no]) => `${ok} served, ${no} turned away`, times = (x) => (at(over.ms, 0.99) / at(x.ms, 0.99)).toFixed(2);
+    console.log(`parallel: ${parallel}\n  one client: ${alone.goodput.toFixed(1)} answers/s, ${figure(alone.ms)}`);
+    console.log(`  peak, ${peak.clients} clients: ${peak.goodput.toFixed(1)} answers/s, ${figure(peak.ms)}`);
+    console.log(`  ten times that offered: ${over.goodput.toFixed(1)} answers/s (${((100 * over.goodput) / peak.goodput).toFixed(0)} % of peak), those let in ${figure(over.ms)}`);
+    console.log(`  p99 of those let in: ${times(alone)} × one client's, ${times(peak)} × that at peak`);
+    console.log(`  interactive: ${shed(over.kinds.interactive)}; batch: ${shed(over.kinds.batch)}`);
+    await t.stop();
+  }
+}
+
+const all = { cancel, gone, overload };
+for (const part of parts.length ? parts : Object.keys(all)) {
+  if (!all[part]) throw new Error(`bench/resilience: what is '${part}'?`);
+  await all[part]();
+}
+process.exit(0);
