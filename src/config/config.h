@@ -67,6 +67,7 @@ struct td_config {
     uint64_t memory_bytes_max; // all local models together; 0: half of what the machine has
     uint32_t idle_unload_s;    // 0 never
     uint32_t drain_ms;         // how long SIGTERM waits for running requests
+    uint32_t keepalive_ms;     // a stream silent for so long gets a comment; 0 never
     enum td_durability durability;
     uint32_t ledger_batch_ms;
     struct td_outbox_settings outbox;

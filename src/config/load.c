@@ -235,6 +235,8 @@ enum td_err td_config_target_complete(struct td_loader *l, const struct td_node 
         t->capabilities = (t->capabilities & ~(1u << 31)) | capabilities_of[t->provider];
     if (t->continues)
         t->capabilities |= TD_CAP_CONTINUE;
+    if (t->prefix_mark != TD_PREFIX_PLAIN) // who says how also says that
+        t->capabilities |= TD_CAP_CONTINUE;
     if (t->model_class == TD_MODEL_COMMAND && !t->continues)
         t->capabilities &= ~TD_CAP_CONTINUE; // it calls tools; another's sentence is nothing it could go on with
     t->continues = (t->capabilities & TD_CAP_CONTINUE) != 0;

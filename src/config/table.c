@@ -78,6 +78,9 @@ static bool word_log_level(struct td_str s, uint32_t *v) {
 static bool word_path_style(struct td_str s, uint32_t *v) {
     return word_of_list(s, (const char *const[]){"openai", "azure", NULL}, v);
 }
+static bool word_prefix_mark(struct td_str s, uint32_t *v) {
+    return word_of_list(s, (const char *const[]){"plain", "vllm", "mistral", NULL}, v);
+}
 static bool bit_capability(struct td_str s, uint32_t *v) {
     return td_capability_of(s, v);
 }
@@ -252,6 +255,9 @@ static const struct td_option target_rows[] = {
      "openai below the cloud tier: it does not forward; without this it counts as cloud"},
     {"continues", TD_OPT_BOOL, T(continues), 0, 0, "false",
      "accepts the beginning of an answer and goes on from there"},
+    {"continue_mark", TD_OPT_WORD, T(prefix_mark), 0, 0, "plain",
+     "what tells the server to go on: vllm sends continue_final_message, mistral marks the message as prefix",
+     "plain | vllm | mistral", word_prefix_mark},
     {"idempotency", TD_OPT_BOOL, T(idempotency), 0, 0, "false", "honours an Idempotency-Key header"},
     {"fresh", TD_OPT_BOOL, T(fresh), 0, 0, "false", "knows more than its training: search, retrieval"},
     {"hedge", TD_OPT_BOOL, T(hedge), 0, 0, "false", "may be asked as a hedge though it costs money"},
@@ -570,6 +576,7 @@ static const struct td_option cascade_rows[] = {
     {"threshold", TD_OPT_NUMBER, P(cascade_threshold), 0, 1, "0.5", "confidence below which the next target is asked"},
     {"hold_tokens", TD_OPT_U32, P(hold_tokens), 0, 100000, "48", "tokens held back until the answer is trusted"},
     {"hold_ms", TD_OPT_U32, P(hold_ms), 0, 60000, "1500", "longest time they are held back"},
+    {"pass_draft", TD_OPT_BOOL, P(pass_draft), 0, 0, "false", "show the unsure draft to the model that is asked next"},
     {NULL}};
 static const struct td_option hedge_rows[] = {
     {"paid", TD_OPT_BOOL, P(hedge_paid), 0, 0, "false", "also to targets that cost money"},
@@ -781,6 +788,8 @@ const struct td_option td_config_options[] = {
     {"log_level", TD_OPT_WORD, F(log_level), 0, 0, "info", "what goes to standard error", "error | warn | info | debug",
      word_log_level},
     {"drain_ms", TD_OPT_U32, F(drain_ms), 0, 3600000, "30000", "how long SIGTERM waits for running requests"},
+    {"keepalive_ms", TD_OPT_U32, F(keepalive_ms), 0, 3600000, "15000",
+     "a stream that has begun and is silent for so long gets a comment, for the proxies on its way; 0: never"},
     {"connectivity", TD_OPT_WORD, F(connectivity), 0, 0, "auto", "auto senses the network", "auto | offline | metered",
      word_connectivity},
     {"probes", TD_OPT_BOOL, F(probes), 0, 0, "true", "light probes find out when the network is back"},

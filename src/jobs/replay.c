@@ -12,6 +12,7 @@
 #include "jobs/reconcile.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
+#include "runtime/heads.h"
 
 #define LOOK_MS 200u             // how often the outbox is looked at while the network is there and it is empty
 #define DISK_RETRY_MS 500u       // while the disk takes nothing
@@ -226,8 +227,12 @@ static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
     if (write_event(&j, cloud.target, cloud.body, &data) == TD_OK) {
         event.data = td_buf_str(&data);
         answered.event = asks ? &event : NULL;
-        if (move_surely(r, e->id, &answered) == TD_OK && !asks)
-            (void)reconcile(r, e->id, &j, &event);
+        if (move_surely(r, e->id, &answered) == TD_OK && !asks && reconcile(r, e->id, &j, &event) == TD_OK &&
+            j.accepted == TD_ACCEPTED_CLOUD) {
+            struct td_outbox_entry accepted = *e;
+            accepted.cloud = cloud;
+            td_heads_put(r->rt->heads, &accepted);
+        }
         td_events_wake(r->rt->events);
     }
     td_buf_finish(&data);
@@ -300,6 +305,8 @@ static bool recover_answered(struct td_replayer *r) {
         if (more) {
             struct td_outbox_event event = {TD_STR("revision"), td_buf_str(&data)};
             more = reconcile(r, w.entry.id, &j, &event) == TD_OK;
+            if (more && j.accepted == TD_ACCEPTED_CLOUD)
+                td_heads_put(r->rt->heads, &w.entry);
         }
     }
     td_buf_finish(&data);

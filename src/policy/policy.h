@@ -91,6 +91,7 @@ struct td_policy {
     double on_cut_min_quality;
     double cascade_threshold;
     uint32_t hold_tokens, hold_ms;
+    bool pass_draft; // cascade: the one that is asked next sees the unsure draft
     bool hedge_paid;
     uint32_t hedge_ppm_max;  // share of calls that may be hedged
     uint32_t hedge_after_ms; // 0: the target's own p95

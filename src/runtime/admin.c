@@ -12,6 +12,7 @@
 #include "route/features.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
+#include "runtime/heads.h"
 #include "store/catalogue.h"
 #include "target/words.h"
 
@@ -390,6 +391,11 @@ static bool on_decided(void *user, const struct td_outbox_entry *entry) {
     return false;
 }
 
+static bool on_accepted(void *user, const struct td_outbox_entry *entry) {
+    td_heads_put(user, entry);
+    return false;
+}
+
 static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum td_accepted accepted,
                                  struct td_error *e) {
     struct td_str id = td_json_get_str(a->params, "id");
@@ -409,6 +415,8 @@ static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum 
     }
     td_buf_finish(&d.event);
     TRY(err);
+    if (accepted == TD_ACCEPTED_CLOUD) // the conversation goes on from it, where it can still be read
+        (void)!td_outbox_get(a->rt->store, TD_STR_NONE, id, on_accepted, a->rt->heads, e);
     td_events_wake(a->rt->events);
     return td_buf_printf(&a->out, "{\"state\":\"%s\"}", td_outbox_state_word(to));
 }

@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "route/features.h"
+#include "runtime/heads.h"
 #include "target/words.h"
 
 static void free_call(struct td_call *call) {
@@ -24,6 +25,7 @@ static void free_call(struct td_call *call) {
         td_arena_finish(&s->grant_arena);
     }
     td_timer_destroy(call->timer);
+    td_timer_destroy(call->alive);
     if (call->writer)
         td_dialect_ops(call->request.dialect)->answer_destroy(call->writer);
     td_buf_finish(&call->out);
@@ -136,15 +138,18 @@ static enum td_err make_facts(struct td_call *call) {
     td_stick_find(rt->stick, &call->stick_keys, &in.sticky_class, &in.sticky_labels);
     in.budget_left_nusd = td_govern_tenant_left(rt->govern, tenant, call->arrival_wall_ms);
     td_random(&in.draw, sizeof in.draw);
-    enum td_err err = td_facts_make(&call->request, &call->config->policy, &in, &call->facts);
+    if (call->stick_keys.count)
+        snprintf(call->conversation, sizeof call->conversation, "%016llx",
+                 (unsigned long long)call->stick_keys.keys[0]);
+    enum td_err err = TD_OK;
+    if (call->request.wishes.conversation.n) // before anything is judged: what is sent is what is looked at
+        err = td_heads_apply(rt->heads, &call->arena, tenant, td_str_of(call->conversation), &call->request);
+    if (err == TD_OK)
+        err = td_facts_make(&call->request, &call->config->policy, &in, &call->facts);
     if (err == TD_OK && call->replay)
         narrow(call);
-    if (err == TD_OK) {
+    if (err == TD_OK)
         td_stick_raise(rt->stick, &call->stick_keys, call->facts.data_class, call->facts.labels);
-        if (call->stick_keys.count)
-            snprintf(call->conversation, sizeof call->conversation, "%016llx",
-                     (unsigned long long)call->stick_keys.keys[0]);
-    }
     return err;
 }
 

@@ -82,7 +82,9 @@ struct td_call {
     void *sink_user;
     struct td_answer_writer *writer;
     struct td_buf out;
-    bool head_sent, sink_done, stream;
+    bool head_sent, sink_done, stream, client_stopped;
+    struct td_timer *alive; // keep-alives of a stream that has begun
+    uint64_t last_data_ns;
     uint32_t first_attempt, last_origin;
     // public.c
     td_answer_fn on_answer;

@@ -35,12 +35,42 @@ static void send_head(struct td_call *call, int status, struct heads *h, bool st
 }
 
 static void send_data(struct td_call *call) {
-    if (call->out.n && !call->released && !call->sink_done)
+    if (call->out.n && !call->released && !call->sink_done) {
         call->sink->on_data(call->sink_user, call->out.p, call->out.n);
+        if (call->alive)
+            call->last_data_ns = td_now_ns();
+    }
     td_buf_clear(&call->out);
 }
 
+// Looks only now and then: a stream that speaks does not move the timer with every token.
+static void on_alive(void *arg) {
+    struct td_call *call = arg;
+    uint64_t now = td_now_ns(), silence_ms = (now - call->last_data_ns) / TD_MS_NS, most = call->config->keepalive_ms;
+    if (call->released || call->sink_done)
+        return;
+    if (silence_ms >= most && !call->client_stopped) {
+        static const char comment[] = ": keep-alive\n\n";
+        call->sink->on_data(call->sink_user, comment, sizeof comment - 1);
+        call->last_data_ns = now;
+        silence_ms = 0;
+    }
+    td_timer_arm(call->alive, silence_ms < most ? most - silence_ms : most);
+}
+
+// Without memory for it the stream goes without keep-alives.
+static void keep_alive(struct td_call *call) {
+    if (!call->config->keepalive_ms || call->alive)
+        return;
+    call->alive = td_timer_create(call->worker->loop, on_alive, call);
+    call->last_data_ns = td_now_ns();
+    if (call->alive)
+        td_timer_arm(call->alive, call->config->keepalive_ms);
+}
+
 static void send_end(struct td_call *call, bool clean) {
+    if (call->alive)
+        td_timer_disarm(call->alive);
     if (call->sink_done)
         return;
     call->sink_done = true;
@@ -83,6 +113,7 @@ static void begin(struct td_call *call, uint32_t attempt) {
     add_head(&h, "x-tandem-tier", origin.tier);
     add_head(&h, "x-tandem-reason", td_str_of(td_reason_word(td_exchange_record(call->x, attempt)->reason)));
     send_head(call, 200, &h, true, SIZE_MAX);
+    keep_alive(call);
 }
 
 static enum td_err make_writer(struct td_call *call) {
@@ -502,11 +533,15 @@ void td_http_call(struct td_runtime *runtime, unsigned worker, const struct td_h
 }
 
 void td_http_stop(struct td_call *call) {
-    if (call)
-        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_STOP});
+    if (!call)
+        return;
+    call->client_stopped = true;
+    td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_STOP});
 }
 
 void td_http_proceed(struct td_call *call) {
-    if (call)
-        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_PROCEED});
+    if (!call)
+        return;
+    call->client_stopped = false;
+    td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_PROCEED});
 }

@@ -13,6 +13,7 @@
 #include "runtime/call.h"
 #include "runtime/events.h"
 #include "runtime/probe.h"
+#include "runtime/heads.h"
 
 #define TICK_MS 250u // how soon a loaded model or a link that is back is noticed without a request
 
@@ -352,7 +353,8 @@ static enum td_err open_parts(struct td_runtime *rt, const struct td_options *op
     td_store_secret(rt->store, TD_SECRET_CONVERSATION, secret);
     rt->stick = td_stick_create(TD_STICK_ENTRIES_MAX, secret);
     rt->health = td_health_create();
-    if (!rt->stick || !rt->health ||
+    rt->heads = td_heads_create(rt->store, secret);
+    if (!rt->stick || !rt->health || !rt->heads ||
         td_health_adopt(rt->health, rt->config->targets, rt->config->target_count, td_now_ns()) != TD_OK)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
     td_health_force_link(rt->health, rt->config->connectivity);
@@ -440,6 +442,7 @@ void td_runtime_destroy(struct td_runtime *rt) {
     td_manager_destroy(rt->manager);
     for (unsigned i = 0; i < rt->worker_count; i++)
         td_loop_destroy(rt->workers[i].loop);
+    td_heads_destroy(rt->heads);
     td_stick_destroy(rt->stick);
     td_health_destroy(rt->health);
     td_config_unref(rt->listen_config);

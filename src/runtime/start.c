@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/time.h"
+#include "privacy/content.h"
 #include "runtime/call.h"
 #include "target/words.h"
 
@@ -204,12 +205,26 @@ static bool same_dialect(const struct td_call *call, const struct td_target *tar
     return call->request.dialect == TD_DIALECT_OPENAI && target->provider != TD_PROVIDER_LLAMA;
 }
 
+// The draft goes along only where the policy says so, and never where it would show what the request did not: a label
+// that the draft's own text bears and the request does not.
+static struct td_str draft_for(const struct td_call *call, const struct td_slot *slot, const struct td_target *target) {
+    const struct td_policy *policy = &call->config->policy;
+    bool wanted = policy->pass_draft && call->plan->mode == TD_MODE_CASCADE && slot->start.draft.n &&
+                  target->provider != TD_PROVIDER_LLAMA && call->request.kind == TD_KIND_CHAT;
+    if (!wanted || td_str_eq(slot->start.draft, call->config->targets[call->plan->steps[0].target].declines) ||
+        td_content_scan(policy->content, slot->start.draft) & ~call->plan->labels)
+        return TD_STR_NONE;
+    return slot->start.draft;
+}
+
 static enum td_err serialise(struct td_call *call, struct td_slot *slot, const struct td_target *target) {
     struct td_write_spec spec = {
         .model = target->provider == TD_PROVIDER_LLAMA ? target->name : target->model,
         .stream = upstream_streams(call, target),
         .same_dialect = same_dialect(call, target),
         .prefix = slot->start.prefix,
+        .prefix_mark = target->prefix_mark,
+        .draft = draft_for(call, slot, target),
         .max_tokens = slot->start.max_tokens,
         .want_logprobs = slot->start.want_tokens && target->provider == TD_PROVIDER_LLAMA,
     };

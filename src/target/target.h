@@ -60,8 +60,9 @@ struct td_target {
     struct td_timeouts timeouts;
     struct td_str *fallback; // names that may follow when this target is pinned
     uint32_t fallback_count;
-    bool terminal;                // states that it does not forward (CONTRACT, chains)
-    bool continues;               // accepts an assistant prefix
+    bool terminal;  // states that it does not forward (CONTRACT, chains)
+    bool continues; // accepts an assistant prefix
+    enum td_prefix_mark prefix_mark;
     bool idempotency;             // honours an Idempotency-Key header
     bool hedge;                   // may be hedged though paid
     double cascade_threshold;     // confidence below which cascade escalates; NaN default

@@ -285,6 +285,21 @@ static void write_sampling(struct writer *w) {
     }
 }
 
+static void write_draft(struct writer *w) {
+    static const char before[] =
+        "Another, smaller model has drafted this answer. It was not sure; use what is right in "
+        "it and answer yourself.\n\n";
+    td_buf_clear(&w->m.scratch);
+    if (w->m.err == TD_OK)
+        w->m.err = td_buf_addz(&w->m.scratch, before);
+    if (w->m.err == TD_OK)
+        w->m.err = w->m.text ? w->m.text(w->m.text_user, w->spec->draft, &w->m.scratch)
+                             : td_buf_add_str(&w->m.scratch, w->spec->draft);
+    td_emit_lit(&w->m, ",{\"role\":\"user\",\"content\":");
+    td_emit_string(&w->m, td_buf_str(&w->m.scratch));
+    td_emit_lit(&w->m, "}");
+}
+
 static void write_chat(struct writer *w) {
     td_emit_lit(&w->m, ",\"messages\":[");
     for (uint32_t i = 0; i < w->req->message_count; i++) {
@@ -292,12 +307,18 @@ static void write_chat(struct writer *w) {
             td_emit_lit(&w->m, ",");
         write_message(w, &w->req->messages[i]);
     }
+    if (w->spec->draft.n)
+        write_draft(w);
     if (w->spec->prefix.n) {
         td_emit_lit(&w->m, ",{\"role\":\"assistant\",\"content\":");
         td_emit_text(&w->m, w->spec->prefix);
+        if (w->spec->prefix_mark == TD_PREFIX_MISTRAL)
+            td_emit_lit(&w->m, ",\"prefix\":true");
         td_emit_lit(&w->m, "}");
     }
     td_emit_lit(&w->m, "]");
+    if (w->spec->prefix.n && w->spec->prefix_mark == TD_PREFIX_VLLM)
+        td_emit_lit(&w->m, ",\"continue_final_message\":true,\"add_generation_prompt\":false");
     write_tools(w);
     write_format(w);
     write_sampling(w);

@@ -17,9 +17,11 @@ struct td_write_spec {
     bool stream;
     bool same_dialect;    // fields unknown here are copied from the client's body (never `tandem`)
     struct td_str prefix; // continue: the text so far, as a trailing assistant message (completions: after the prompt)
-    uint32_t max_tokens;  // overrides the request's (what is left after a cut); 0: the request's
-    bool want_logprobs;   // ask for token probabilities though the client did not
-    td_text_fn text;      // NULL: text goes as it is
+    enum td_prefix_mark prefix_mark;
+    struct td_str draft; // chat: a lesser model's answer, shown to this one as such; "" none
+    uint32_t max_tokens; // overrides the request's (what is left after a cut); 0: the request's
+    bool want_logprobs;  // ask for token probabilities though the client did not
+    td_text_fn text;     // NULL: text goes as it is
     void *text_user;
     // Provider `tandem`: the `tandem` object for the next hop, NULL none. The effective values of the plan (class,
     // labels, residency, tiers, what is left of deadline and cost, hops with this one counted), which may be stricter

@@ -58,6 +58,8 @@ struct td_tool {
 };
 
 enum td_tool_choice { TD_TOOL_CHOICE_AUTO, TD_TOOL_CHOICE_NONE, TD_TOOL_CHOICE_REQUIRED, TD_TOOL_CHOICE_NAMED };
+// How a server is told to go on with the assistant's message that a request ends with, where it needs to be told.
+enum td_prefix_mark { TD_PREFIX_PLAIN, TD_PREFIX_VLLM, TD_PREFIX_MISTRAL };
 enum td_format { TD_FORMAT_TEXT, TD_FORMAT_JSON_OBJECT, TD_FORMAT_JSON_SCHEMA };
 
 // Data classes, in order (CONTRACT: public < internal < confidential < restricted). UNKNOWN: nothing labelled it.

@@ -222,3 +222,30 @@ test("a full outbox, and one that is switched off: the answer comes all the same
   assert.notEqual(q.tandem.queued, true);
   await off.t.stop();
 });
+
+test("a conversation that has a name goes on from the answer that was accepted, also after a restart", async () => {
+  const h = await house({ reconcile: "ask" });
+  const q = user("first turn"), wish = { conversation: "talk-1" };
+  const kept = await h.keep(q, wish), other = await h.keep(q, { conversation: "talk-2" });
+  await h.c.down(false);
+  await h.settled(kept.id, "answered_by_cloud");
+  await h.settled(other.id, "answered_by_cloud");
+  assert.equal((await h.outbox("accept", kept.id)).code, 0);
+  assert.equal((await h.outbox("reject", other.id)).code, 0);
+  const later = (await h.get(kept.id)).cloud_text;
+  const second = (answer) => [...q, { role: "assistant", content: answer }, ...user("second turn")];
+  const history = async (t, messages, wishes) => {
+    await h.c.reset();
+    await t.post({ model: "cloud", messages, tandem: wishes });
+    return JSON.parse((await h.c.log()).requests.at(-1).body).messages[1].content;
+  };
+  assert.equal(await history(h.t, second(kept.text), wish), later);
+  assert.equal(await history(h.t, second("something else"), wish), "something else");
+  assert.equal(await history(h.t, second(kept.text), { conversation: "talk-2" }), kept.text, "there the local one was kept");
+  assert.equal(await history(h.t, second(kept.text), {}), kept.text, "nobody is rewritten who gave no name");
+  await h.t.stop();
+  const { readFileSync } = await import("node:fs");
+  const t = await startTandem(readFileSync(h.t.file, "utf8").split("\n").slice(3).join("\n"), { dir: h.t.dir });
+  assert.equal(await history(t, second(kept.text), wish), later);
+  await t.stop();
+});

@@ -279,3 +279,61 @@ test("hedge: after the first target's own p95 a second is asked, the loser is st
   assert.equal((await p.log()).requests.length, 0, "nobody paid for a hedge");
   await t.stop();
 });
+
+test("a stream that has begun and is silent gets comments, which are no events; before its head there are none", async () => {
+  const a = await startUpstream("--tokens", "6");
+  const t = await startTandem(`targets:\n${cloud(a.url)}keepalive_ms: 100\n`);
+  const q = user("be slow");
+  const plain = await whole(t, q);
+  await a.standing({ first_token_ms: 500, token_ms: 350 });
+  const r = await t.post({ model: "cloud", stream: true, messages: q });
+  const bytes = await r.text();
+  assert.ok(!bytes.startsWith(":"), "the head waits for the first token");
+  assert.ok(bytes.split("\n\n").filter((line) => line === ": keep-alive").length >= 3, bytes);
+  const s = await readStream(new Response(bytes));
+  assert.equal(s.text, plain);
+  assert.ok(s.done);
+  let official = "";
+  for await (const chunk of await (await t.client()).chat.completions.create({ model: "cloud", stream: true, messages: q }))
+    official += chunk.choices[0]?.delta?.content ?? "";
+  assert.equal(official, plain);
+  await t.stop();
+});
+
+test("a cut answer goes on with the mark that the server wants", async () => {
+  const a = await startUpstream("--tokens", "30"), b = await startUpstream("--tokens", "30"), c = await startUpstream("--tokens", "30");
+  const t = await startTandem("targets:\n" + cloud(a.url, "first") +
+    cloud(b.url, "vllm", ", continue_mark: vllm").replace("quality: 0.9", "quality: 0.8") +
+    cloud(c.url, "mistral", ", continue_mark: mistral").replace("quality: 0.9", "quality: 0.7").replaceAll("continues: true, ", "") +
+    "policy: {default: {prefer: quality}}\n");
+  const q = user("go on");
+  const plain = await whole(t, q, "first");
+  await a.standing({ cut_after_tokens: 10, token_ms: 1 });
+  await b.standing({ cut_after_tokens: 10, token_ms: 1 });
+  const s = await readStream(await t.post({ model: "auto", stream: true, messages: q }));
+  assert.equal(s.text, plain);
+  const vllm = JSON.parse((await b.log()).requests.at(-1).body), mistral = JSON.parse((await c.log()).requests.at(-1).body);
+  assert.equal(vllm.continue_final_message, true);
+  assert.equal(vllm.add_generation_prompt, false);
+  assert.equal(mistral.messages.at(-1).prefix, true);
+  assert.equal(mistral.continue_final_message, undefined);
+  assert.ok(plain.startsWith(mistral.messages.at(-1).content));
+  await t.stop();
+});
+
+test("cascade: the unsure draft goes along only where the policy says so, and not where it would tell more", async () => {
+  for (const pass of [true, false]) {
+    const c = await startUpstream("--tokens", "8");
+    const t = await startTandem(`targets:
+  - {name: small, tier: device, provider: llama, model: "${starter}", quality: 0.3, cascade_threshold: 1}
+${cloud(c.url)}policy: {default: {cascade: {pass_draft: ${pass}, hold_tokens: 4}}}\n`);
+    const q = user("hello there");
+    await t.post({ model: "small", messages: q, max_tokens: 12 });
+    const r = await (await t.post({ model: "auto", messages: q, max_tokens: 12, tandem: { mode: "cascade" } })).json();
+    assert.equal(r.tandem.target, "cloud");
+    const sent = JSON.parse((await c.log()).requests.at(-1).body).messages;
+    assert.equal(sent.length, pass ? 2 : 1);
+    if (pass) assert.match(sent[1].content, /smaller model has drafted/);
+    await t.stop();
+  }
+});

@@ -143,11 +143,26 @@ static void a_prefix_becomes_the_last_message(void **state) {
     expect(TD_KIND_COMPLETION, "{\"model\":\"a\",\"prompt\":\"def \",\"suffix\":\"end\",\"logprobs\":2}",
            (struct td_write_spec){.prefix = TD_STR("f(")},
            "{\"model\":\"M\",\"prompt\":\"def f(\",\"suffix\":\"end\",\"logprobs\":2}");
+    expect(TD_KIND_CHAT, CHAT(""), (struct td_write_spec){.prefix = TD_STR("a"), .prefix_mark = TD_PREFIX_MISTRAL},
+           "{\"model\":\"M\",\"messages\":[" USER ",{\"role\":\"assistant\",\"content\":\"a\",\"prefix\":true}]}");
+    expect(TD_KIND_CHAT, CHAT(""), (struct td_write_spec){.prefix = TD_STR("a"), .prefix_mark = TD_PREFIX_VLLM},
+           "{\"model\":\"M\",\"messages\":[" USER ",{\"role\":\"assistant\",\"content\":\"a\"}],"
+           "\"continue_final_message\":true,\"add_generation_prompt\":false}");
+    expect(TD_KIND_CHAT, CHAT(""), (struct td_write_spec){.prefix_mark = TD_PREFIX_VLLM},
+           "{\"model\":\"M\",\"messages\":[" USER "]}"); // nothing to go on from
     struct td_write_spec spec = {.model = TD_STR("M"), .prefix = TD_STR("x")};
     read_as(TD_KIND_CHAT, CHAT(",\"n\":2"));
     td_buf_clear(&out);
     assert_int_equal(td_openai_write_request(&req, &spec, &out), TD_ERR_UNSUPPORTED);
     assert_int_equal(out.n, 0);
+}
+
+static void a_draft_is_shown_as_what_it_is(void **state) {
+    (void)state;
+    expect(TD_KIND_CHAT, CHAT(""), (struct td_write_spec){.draft = TD_STR("it \"may\" be")},
+           "{\"model\":\"M\",\"messages\":[" USER ",{\"role\":\"user\",\"content\":\"Another, smaller model has "
+           "drafted this answer. It was not sure; use what is "
+           "right in it and answer yourself.\\n\\nit \\\"may\\\" be\"}]}");
 }
 
 static void embeddings_are_written(void **state) {
@@ -340,6 +355,7 @@ int main(void) {
         T(messages_keep_their_form),
         T(unknown_fields_pass_within_a_dialect_only),
         T(a_prefix_becomes_the_last_message),
+        T(a_draft_is_shown_as_what_it_is),
         T(embeddings_are_written),
         T(every_text_goes_through_the_hook),
         T(a_chain_passes_the_wishes_on),
