@@ -16,6 +16,7 @@
 #define ITEMS_MAX 1000000u
 #define SLOTS_MAX 32u
 #define BINS 10u
+#define KEEP 0.95         // share of right calls that a threshold is to keep
 #define INTENTS_MAX 1024u // in the table; more are counted in the totals only
 
 static const char *model, *tools_file, *labels_file, *set_name, *predictions_file;
@@ -465,7 +466,7 @@ static enum td_err sum_up(const struct eval *ev, struct totals *t) {
     for (unsigned i = 0; i < ev->count; i++) // a declined answer goes on to the next target at any threshold
         if (!isnan(ev->items[i].confidence) && !ev->items[i].declined)
             v[calls++] = (struct td_scored){ev->items[i].confidence, ev->items[i].correct};
-    t->threshold = td_metrics_threshold(v, calls);
+    t->threshold = td_metrics_threshold(v, calls, KEEP);
     td_free(ms);
     td_free(v);
     return TD_OK;
@@ -501,7 +502,7 @@ static void print_number(const char *name, double value, const char *unit) {
     if (isnan(value))
         printf("%-34s      n/a\n", name);
     else
-        printf("%-34s %8.2f%s\n", name, value, unit);
+        printf("%-34s %8.*f%s\n", name, *unit ? 2 : 4, value, unit);
 }
 
 static void print_json_number(const char *name, double value) {
@@ -551,9 +552,8 @@ static void report_text(struct eval *ev, const struct totals *t) {
     print_number("calibration error (ECE, 10 bins)", t->ece, "");
     print_number("confidence when right", t->sure_right, "");
     print_number("confidence when wrong", t->sure_wrong, "");
-    print_number("best threshold of calls", t->threshold.at, "");
-    print_number("  right calls it keeps", 100 * t->threshold.kept, " %");
-    print_number("  wrong calls it escalates", 100 * t->threshold.caught, " %");
+    print_number("threshold keeping 95 % right calls", t->threshold.at, "");
+    print_number("  wrong calls it would escalate", 100 * t->threshold.caught, " %");
     print_number("latency p50", t->p50, " ms");
     print_number("latency p95", t->p95, " ms");
     print_number("latency p99", t->p99, " ms");

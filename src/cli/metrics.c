@@ -70,19 +70,18 @@ double td_metrics_mean(const struct td_scored *v, size_t n, bool good) {
     return count ? sum / (double)count : NAN;
 }
 
-struct td_threshold td_metrics_threshold(struct td_scored *v, size_t n) {
+struct td_threshold td_metrics_threshold(struct td_scored *v, size_t n, double keep) {
     struct td_threshold best = {NAN, NAN, NAN};
     size_t good = count_good(v, n), good_below = 0;
     if (good == 0 || good == n)
         return best;
     qsort(v, n, sizeof *v, by_score);
     for (size_t i = 0; i < n; i++) {
-        if (i == 0 || v[i].score != v[i - 1].score) {
-            double kept = (double)(good - good_below) / (double)good;
-            double caught = (double)(i - good_below) / (double)(n - good);
-            if (i == 0 || kept + caught > best.kept + best.caught)
-                best = (struct td_threshold){v[i].score, kept, caught};
-        }
+        double kept = (double)(good - good_below) / (double)good;
+        if (kept < keep)
+            break;
+        if (i == 0 || v[i].score != v[i - 1].score)
+            best = (struct td_threshold){v[i].score, kept, (double)(i - good_below) / (double)(n - good)};
         good_below += v[i].good;
     }
     return best;

@@ -26,7 +26,7 @@ struct td_threshold {
     double at;           // ask further below it; NaN unless both kinds are there
     double kept, caught; // share of the good ones at or above it, of the others below it
 };
-// The threshold with the largest kept + caught. Sorts.
-struct td_threshold td_metrics_threshold(struct td_scored *v, size_t n);
+// The highest threshold that keeps at least this share of the good ones. Sorts.
+struct td_threshold td_metrics_threshold(struct td_scored *v, size_t n, double keep);
 
 #endif

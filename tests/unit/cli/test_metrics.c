@@ -62,16 +62,25 @@ static void f1_is_the_harmonic_mean(void **state) {
 
 static void the_threshold_keeps_right_and_catches_wrong(void **state) {
     (void)state;
-    // At 0.7: three of four good ones kept, both others caught; at 0.5 all four, but only one caught.
+    // At 0.7 three of four good ones are kept and both others caught; at 0.5 all four, but only one is caught.
     struct td_scored v[] = {{0.9, true}, {0.3, false}, {0.8, true}, {0.6, false}, {0.7, true}, {0.5, true}};
-    struct td_threshold t = td_metrics_threshold(v, COUNT(v));
+    struct td_threshold t = td_metrics_threshold(v, COUNT(v), 0.75);
     is(t.at, 0.7);
     is(t.kept, 0.75);
     is(t.caught, 1);
+    t = td_metrics_threshold(v, COUNT(v), 0.76);
+    is(t.at, 0.5);
+    is(t.kept, 1);
+    is(t.caught, 0.5);
+    struct td_scored ties[] = {{0.5, true}, {0.5, false}, {0.5, true}, {0.2, false}};
+    t = td_metrics_threshold(ties, COUNT(ties), 0.5);
+    is(t.at, 0.5);
+    is(t.kept, 1);
+    is(t.caught, 0.5);
     is(td_metrics_mean(v, COUNT(v), true), 0.725);
     is(td_metrics_mean(v, COUNT(v), false), 0.45);
     struct td_scored right[] = {{0.9, true}, {0.8, true}};
-    assert_true(isnan(td_metrics_threshold(right, 2).at) && isnan(td_metrics_mean(right, 2, false)));
+    assert_true(isnan(td_metrics_threshold(right, 2, 0.5).at) && isnan(td_metrics_mean(right, 2, false)));
 }
 
 int main(void) {
