@@ -3,9 +3,16 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <link.h>
+#include <malloc.h>
+#include <sys/mman.h>
+#endif
 
 #include "base/log.h"
 #include "base/time.h"
@@ -60,6 +67,57 @@ static void reload(struct td_runtime *runtime, struct td_server *server, const c
         td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"the listener keeps its old settings\" why=%s err=\"%s\"", why,
                failure.message);
 }
+
+#ifdef __GLIBC__
+static bool has_changed_text(const struct dl_phdr_info *info) {
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        if (info->dlpi_phdr[i].p_type != PT_DYNAMIC)
+            continue;
+        const ElfW(Dyn) *d = (const ElfW(Dyn) *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+        for (; d->d_tag != DT_NULL; d++)
+            if (d->d_tag == DT_TEXTREL || (d->d_tag == DT_FLAGS && d->d_un.d_val & DF_TEXTREL))
+                return true;
+    }
+    return false;
+}
+
+static int give_back_pages(struct dl_phdr_info *info, size_t size, void *arg) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    (void)size, (void)arg;
+    for (int i = 0; i < info->dlpi_phnum && !has_changed_text(info); i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+        uintptr_t from = (info->dlpi_addr + part->p_vaddr) & ~(page - 1);
+        uintptr_t to = (info->dlpi_addr + part->p_vaddr + part->p_filesz) & ~(page - 1);
+        if (part->p_type == PT_LOAD && !(part->p_flags & PF_W) && to > from)
+            madvise((void *)from, to - from, MADV_DONTNEED);
+    }
+    return 0;
+}
+
+// A debugger's breakpoints are changes to the program's pages.
+static bool is_debugged(void) {
+    char line[128];
+    int tracer = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "TracerPid: %d", &tracer) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return !f || tracer != 0;
+}
+
+// What only the start needed goes back: free heap, and the pages of program and libraries as they stand in their files.
+// Those that are used come out of the file cache again when they are touched.
+static void give_back(void) {
+    malloc_trim(0);
+    if (!is_debugged())
+        dl_iterate_phdr(give_back_pages, NULL);
+}
+#else
+static void give_back(void) {
+}
+#endif
 
 // Waits for signals and for a changed file until told to stop.
 static void watch(struct td_runtime *runtime, struct td_server *server, const char *path, const sigset_t *signals) {
@@ -126,6 +184,7 @@ static int run(int argc, char **argv) {
     if (td_runtime_open(&options, &runtime, &failure) != 0)
         return td_cli_failure(&failure);
     td_listen_settings_get(runtime, &settings);
+    give_back();
     if (td_server_start(runtime, &settings, &server, &failure) != 0 ||
         !(own = listen_for_own(runtime, &settings, &failure))) {
         code = strcmp(failure.code, "tandem.listen.failed") == 0 ? td_cli_fail(TD_EXIT_FAILED, "%s", failure.message)

@@ -7,13 +7,14 @@
 #include "base/mem.h"
 
 // A hash table with chains and a list by time of use, both through indices: one block of memory, no allocation later.
-#define NONE UINT32_MAX
+// Index 0 is no slot, so that the table begins as zeroed memory of which no page exists before it is used.
+#define NONE 0u
 
 struct slot {
     uint64_t key;
     uint32_t labels;
     uint32_t data_class;
-    uint32_t chain; // next in its bucket, or next free
+    uint32_t chain; // next in its bucket
     uint32_t older, newer;
 };
 
@@ -22,7 +23,7 @@ struct td_stick {
     uint8_t secret[16];
     struct slot *slots;
     uint32_t *buckets, mask;
-    uint32_t free, newest, oldest;
+    uint32_t count, slots_max, newest, oldest;
 };
 
 struct td_stick *td_stick_create(uint32_t entries_max, const uint8_t secret[16]) {
@@ -34,20 +35,17 @@ struct td_stick *td_stick_create(uint32_t entries_max, const uint8_t secret[16])
         entries_max = TD_STICK_ENTRIES_MAX;
     while (buckets < entries_max)
         buckets *= 2;
-    s->slots = td_calloc(entries_max, sizeof *s->slots);
-    s->buckets = td_malloc(buckets * sizeof *s->buckets);
+    s->slots = td_calloc(entries_max + 1, sizeof *s->slots);
+    s->buckets = td_calloc(buckets, sizeof *s->buckets);
     if (!s->slots || !s->buckets) {
         td_free(s->slots);
         td_free(s->buckets);
         td_free(s);
         return NULL;
     }
-    memset(s->buckets, 0xff, buckets * sizeof *s->buckets);
     memcpy(s->secret, secret, sizeof s->secret);
     s->mask = buckets - 1;
-    s->newest = s->oldest = NONE;
-    for (uint32_t i = 0; i < entries_max; i++)
-        s->slots[i].chain = i + 1 < entries_max ? i + 1 : NONE;
+    s->slots_max = entries_max;
     pthread_mutex_init(&s->lock, NULL);
     return s;
 }
@@ -128,12 +126,9 @@ static void link_newest(struct td_stick *s, uint32_t i) {
 }
 
 static uint32_t take_slot(struct td_stick *s) {
-    uint32_t i = s->free;
-    if (i != NONE) {
-        s->free = s->slots[i].chain;
-        return i;
-    }
-    i = s->oldest;
+    if (s->count < s->slots_max)
+        return ++s->count;
+    uint32_t i = s->oldest;
     uint32_t *at = &s->buckets[s->slots[i].key & s->mask];
     while (*at != i)
         at = &s->slots[*at].chain;
