@@ -19,6 +19,14 @@ void *td_realloc(void *p, size_t n);
 char *td_strdup(const char *z);
 char *td_strndup(const char *p, size_t n);
 void td_free(void *p);
+// The same without injected failures, for libraries that take an allocator.
+void *td_plain_malloc(size_t n);
+void *td_plain_calloc(size_t count, size_t n);
+void *td_plain_realloc(void *p, size_t n);
+char *td_plain_strdup(const char *z);
+// This thread keeps a few freed blocks of 1 to 16 KiB for its next requests (on), or gives them back and stops (off, as
+// the thread must before it ends).
+void td_keep_blocks(bool on);
 // Torture: the allocation with this running number (from 1, over the whole process) fails once; 0 switches it off.
 // Also set by the environment variable TANDEM_FAIL_ALLOC. td_alloc_count says how many there have been.
 void td_alloc_fail_at(uint64_t number);

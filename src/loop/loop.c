@@ -111,8 +111,10 @@ static void wake(struct td_loop *loop) {
 }
 
 void td_loop_run(struct td_loop *loop) {
+    td_keep_blocks(true);
     if (!atomic_load(&loop->stopping))
         event_base_loop(loop->base, EVLOOP_NO_EXIT_ON_EMPTY);
+    td_keep_blocks(false);
 }
 
 void td_loop_stop(struct td_loop *loop) {

@@ -531,7 +531,9 @@ static CURLcode curl_ready;
 
 static void start_curl(void) {
     td_routes_init();
-    curl_ready = curl_global_init(CURL_GLOBAL_DEFAULT);
+    // Its blocks come and go with every request: let the worker keep them (base/mem.h).
+    curl_ready = curl_global_init_mem(CURL_GLOBAL_DEFAULT, td_plain_malloc, td_free, td_plain_realloc, td_plain_strdup,
+                                      td_plain_calloc);
 }
 
 enum td_err td_remote_create(struct td_loop *loop, const struct td_remote_options *options, struct td_remote **out,
