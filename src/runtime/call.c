@@ -434,7 +434,7 @@ static bool carry_out(struct td_call *call, const struct td_x_effect *effect) {
             s->backend->ops->resume(s->backend, s->attempt);
         break;
     case TD_X_DO_OUTBOX:
-        td_call_keep(call);
+        td_call_keep(call, effect->outbox);
         break;
     case TD_X_DO_END:
         on_end(call, &effect->end);

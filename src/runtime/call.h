@@ -121,7 +121,7 @@ struct td_replay {
 // done is not called. Any thread.
 enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) TD_MUST_USE;
 // Queues the request for a better answer (outbox.c); the answer given meanwhile goes along when it is complete.
-void td_call_keep(struct td_call *call);
+void td_call_keep(struct td_call *call, enum td_x_outbox_why why);
 void td_call_keep_answer(struct td_call *call);
 
 // Makes a call for `worker` with both references; any thread. NULL without memory.

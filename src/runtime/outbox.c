@@ -10,13 +10,26 @@
 
 static const char *const reconcile_words[] = {"take_better", "keep_local", "ask"};
 
-// The targets that policy would have let this request go to: a replay may go to no other.
-static enum td_err allowed_targets(const struct td_call *call, struct td_buf *out) {
+// The least that can answer now. A replay that overtakes the answer on its way to the client must not ask for another
+// of that kind.
+static double least_of_plan(const struct td_call *call) {
+    double least = 2;
+    for (uint32_t i = 0; i < call->plan->step_count; i++) {
+        const struct td_target *t = &call->config->targets[call->plan->steps[i].target];
+        least = t->quality < least ? t->quality : least;
+    }
+    return least;
+}
+
+// The targets that policy would have let this request go to, if they are better than what answers now: a replay may go
+// to no other.
+static enum td_err allowed_targets(const struct td_call *call, bool answered, struct td_buf *out) {
     const struct td_config *config = call->config;
+    double least = answered ? least_of_plan(call) : -1;
     enum td_err err = TD_OK;
     for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++) {
         const struct td_target *t = &config->targets[i];
-        if (t->tier == TD_TIER_DEVICE ||
+        if (t->tier == TD_TIER_DEVICE || t->quality <= least ||
             !td_policy_check_attempt(&config->policy, &config->policy, &call->facts, &call->world, t).allowed)
             continue;
         err = td_buf_add_str(out, t->name);
@@ -48,7 +61,7 @@ static void on_queued(void *arg, enum td_err err) {
     td_call_unref(call);
 }
 
-void td_call_keep(struct td_call *call) {
+void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     struct td_runtime *rt = call->worker->runtime;
     const struct td_config *config = call->config;
     struct td_buf allowed;
@@ -58,7 +71,7 @@ void td_call_keep(struct td_call *call) {
         return;
     }
     td_buf_init(&allowed, 64 << 10);
-    enum td_err err = allowed_targets(call, &allowed);
+    enum td_err err = allowed_targets(call, why != TD_X_OUTBOX_FAILED, &allowed);
     struct td_outbox_entry entry = {
         .id = td_str_of(call->exchange_id),
         .tenant = td_str_of(call->who.tenant),

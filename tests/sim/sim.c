@@ -141,9 +141,7 @@ static uint64_t some_time(struct sim *s) {
 }
 
 static void draw_acts(struct sim *s) {
-    if (rng_chance(&s->rng, 25))
-        add_act(s, ACT_RELOAD, some_time(s));
-    if (rng_chance(&s->rng, 10))
+    for (int most = 4; most > 0 && rng_chance(&s->rng, 35); most--) // 12 acts at most, all kinds together
         add_act(s, ACT_RELOAD, some_time(s));
     if (rng_chance(&s->rng, 15))
         add_act(s, ACT_GONE, some_time(s));
@@ -203,6 +201,7 @@ static void on_start(struct sim *s, const struct td_x_start *start, struct pendi
     if (!f->allowed) {
         in.refused.code = TD_ERR_NO_TARGET;
         in.refused.reason = TD_REASON_CLASS;
+        s->overtaken += s->reloads && s->accepted >> start->target & 1;
     } else if (!s->cut_campaign && rng_chance(&s->rng, 5)) {
         in.refused.code = rng_chance(&s->rng, 50) ? TD_ERR_OVERLOAD : TD_ERR_BUDGET;
         in.refused.reason = TD_REASON_OVERLOADED;
@@ -292,6 +291,7 @@ static void act(struct sim *s, int what) {
     say(s, "%s", names[what]);
     switch (what) {
     case ACT_RELOAD:
+        s->reloads++;
         s->allowed = rng_next(&s->rng) & ((1u << TARGETS) - 1);
         return;
     case ACT_GONE:
@@ -407,7 +407,7 @@ static bool broken(struct sim *s, const char *how) {
 }
 
 static int run_random(uint64_t seed, uint64_t first, uint64_t count, bool trace) {
-    uint64_t ends[5] = {0}, modes[6] = {0}, attempts = 0, revisions = 0, continued = 0;
+    uint64_t ends[5] = {0}, modes[6] = {0}, attempts = 0, revisions = 0, continued = 0, reloads = 0, overtaken = 0;
     static struct sim s;
     for (uint64_t i = first; i < first + count; i++) {
         open_sim(&s, seed, i, trace);
@@ -420,6 +420,8 @@ static int run_random(uint64_t seed, uint64_t first, uint64_t count, bool trace)
         modes[s.plan.mode]++;
         attempts += s.fake_count;
         revisions += s.client.revision;
+        reloads += s.reloads;
+        overtaken += s.overtaken;
         for (uint32_t k = 0; k < s.fake_count; k++)
             continued += s.fakes[k].role >= TD_X_ROLE_CONTINUE && s.fakes[k].delivered_all;
     }
@@ -430,6 +432,8 @@ static int run_random(uint64_t seed, uint64_t first, uint64_t count, bool trace)
            (unsigned long long)modes[TD_MODE_SINGLE], (unsigned long long)modes[TD_MODE_FALLBACK],
            (unsigned long long)modes[TD_MODE_CASCADE], (unsigned long long)modes[TD_MODE_PROGRESSIVE],
            (unsigned long long)modes[TD_MODE_HEDGE], (unsigned long long)revisions, (unsigned long long)continued);
+    printf("%llu reloads in the middle of one; %llu attempts refused by the policy then in force\n",
+           (unsigned long long)reloads, (unsigned long long)overtaken);
     for (int i = 0; i < 5; i++)
         printf("%s %llu%s", end_words[i], (unsigned long long)ends[i], i < 4 ? ", " : "\n");
     return 0;

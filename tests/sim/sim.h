@@ -107,7 +107,7 @@ struct sim {
     char stop[8];
     uint64_t accepted, allowed; // bits of targets: the policy then, the policy now
     bool tool_answer, drain_sent, aborted, disk_fails, kept;
-    uint32_t kept_asked;
+    uint32_t kept_asked, reloads, overtaken; // overtaken: attempts that only the policy of a reload refused
     uint64_t kept_asked_ns;
     struct fake fakes[TD_ATTEMPTS_MAX];
     uint32_t fake_count;
