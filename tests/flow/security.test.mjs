@@ -2,10 +2,11 @@
 // What must not happen, on the whole program: open doors, prompts or keys in places where they do not belong, one tenant's
 // requests seen by another. docs/security.md says which class of fault each stands for.
 import assert from "node:assert/strict";
-import { readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
-import { cloud, raw, readStream, scratch, startTandem, startUpstream, tandem, user } from "./lib.mjs";
+import { ROOT, cloud, raw, readStream, scratch, startTandem, startUpstream, stopLater, tandem, user } from "./lib.mjs";
 
 const files = (dir) => readdirSync(dir).flatMap((name) => {
   const path = join(dir, name), st = statSync(path);
@@ -98,4 +99,175 @@ policy: {rules: [{name: stay, when: {residency: eu}, allow: {regions: [eu, local
   assert.equal((await a.log()).requests.length, 0);
   assert.equal((await b.log()).requests.length, before);
   await t.stop();
+});
+
+test("an address of every kind is refused beyond loopback, also with a key but no TLS", async () => {
+  const dir = scratch(), file = join(dir, "t.yaml");
+  const config = (listen) => writeFileSync(file, `version: 1\nlisten: ${listen}\ndata_dir: ${dir}/data\ntargets:\n${cloud("cloud", "http://127.0.0.1:9/v1")}`);
+  config("127.0.0.1:0");
+  assert.equal((await tandem(["keys", "create", "--config", file])).code, 0);
+  for (const listen of ["0.0.0.0:0", '"[::]:0"', '"[::ffff:0.0.0.0]:0"', "192.0.2.1:0"]) {
+    config(listen);
+    const r = await tandem(["serve", "--config", file]);
+    assert.notEqual(r.code, 0, listen);
+    assert.match(r.stderr, /TLS|listen/i, listen);
+  }
+});
+
+test("names are never paths: not a model's in a request, not an exchange's, not one on the command line", async () => {
+  const up = await startUpstream();
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url)}`);
+  const victim = join(t.dir, "victim.gguf"), model = join(t.dir, "mine.gguf");
+  copyFileSync(join(ROOT, "models/starter.gguf"), victim);
+  copyFileSync(victim, model);
+  for (const name of ["../victim.gguf", victim, "..%2fvictim.gguf", "models/../../victim.gguf", "file:///etc/passwd", "/etc/passwd", "sha256:../../victim", "a\\..\\b", ".", ".."]) {
+    const r = await t.post({ model: name, messages: user("x") });
+    assert.equal(r.status, 404, name);
+    await r.text();
+    for (const path of [`/v1/tandem/exchanges/${name}`, `/v1/tandem/exchanges/${encodeURIComponent(name)}`, `/v1/models/${encodeURIComponent(name)}`]) {
+      const got = await raw(t.url, `GET ${path} HTTP/1.1\r\nHost: ${new URL(t.url).host}\r\nConnection: close\r\n\r\n`);
+      assert.match(got, /^HTTP\/1\.1 4\d\d /, path);
+      assert.ok(!got.includes("root:"), path);
+    }
+    const removed = await tandem(["models", "rm", name, "--config", t.file]);
+    assert.notEqual(removed.code, 0, `models rm ${name}`);
+    const added = await tandem(["models", "add", model, "--name", name, "--config", t.file]);
+    assert.notEqual(added.code, 0, `models add --name ${name}`);
+  }
+  assert.ok(existsSync(victim));
+  assert.equal((await up.log()).requests.length, 0);
+  await t.stop();
+});
+
+test("nothing listens but the address that was asked for and the owner's socket, also while a model is loaded", async () => {
+  const t = await startTandem(`targets:\n  - {name: device, tier: device, provider: llama, model: "${join(ROOT, "models/starter.gguf")}"}\n`);
+  assert.equal((await t.post({ model: "device", messages: user("set a timer for 10 minutes") })).status, 200);
+  const children = (pid) => readdirSync("/proc").filter((p) => /^\d+$/.test(p) && (() => {
+    try { return readFileSync(`/proc/${p}/stat`, "utf8").split(") ")[1].split(" ")[1] === String(pid); } catch { return false; }
+  })());
+  const guests = children(t.child.proc.pid);
+  assert.ok(guests.length > 0, "the guest runs");
+  const sockets = [t.child.proc.pid, ...guests].flatMap((pid) => { // a guest without a network may be closed to us: then it has none
+    try { return readdirSync(`/proc/${pid}/fd`).map((fd) => readlinkSync(`/proc/${pid}/fd/${fd}`)); } catch { return []; }
+  }).map((l) => l.match(/^socket:\[(\d+)\]$/)?.[1]).filter(Boolean);
+  const table = (name) => readFileSync(`/proc/net/${name}`, "utf8").split("\n").slice(1).map((l) => l.trim().split(/\s+/)).filter((f) => f.length > 9);
+  const listening = [...table("tcp"), ...table("tcp6")].filter((f) => f[3] === "0A" && sockets.includes(f[9])).map((f) => f[1]);
+  const wanted = Number(new URL(t.url).port).toString(16).toUpperCase().padStart(4, "0");
+  assert.deepEqual([...new Set(listening)], [`0100007F:${wanted}`]);
+  assert.equal([...table("udp"), ...table("udp6")].filter((f) => sockets.includes(f[9])).length, 0);
+  await t.stop();
+});
+
+test("a client never chooses where a request goes, nor what is fetched", async () => {
+  const up = await startUpstream();
+  let touched = 0;
+  const trap = createServer((socket) => { touched++; socket.destroy(); });
+  await new Promise((resolve) => trap.listen(0, "127.0.0.1", resolve));
+  stopLater(() => trap.close());
+  const evil = `http://127.0.0.1:${trap.address().port}/`;
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url, ", capabilities: [default, image]")}`);
+  const bodies = [
+    { api_base: evil }, { base_url: evil }, { endpoint: evil }, { proxy: evil }, { callback_url: evil }, { webhook: evil }, { tandem: { base_url: evil } }, { tandem: { webhook: evil } },
+    { model: evil }, { messages: [{ role: "user", content: [{ type: "text", text: "x" }, { type: "image_url", image_url: { url: evil } }] }] },
+    { messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: `http://good.example@127.0.0.1:${trap.address().port}\\@good.example/` } }] }] },
+  ];
+  for (const more of bodies) await (await t.post({ model: "auto", messages: user("ECHO:x"), ...more })).text();
+  for (const header of ["x-forwarded-host", "x-original-url", "x-tandem-base-url", "forwarded", "x-rewrite-url"])
+    await (await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, { [header]: header === "forwarded" ? `host=127.0.0.1:${trap.address().port}` : evil })).text();
+  assert.equal(touched, 0);
+  for (const { path } of (await up.log()).requests) assert.equal(path, "/v1/chat/completions");
+  await t.stop();
+});
+
+test("a redirect is not followed: neither key nor prompt reaches where it points", async () => {
+  const up = await startUpstream("--api-key", "k-1"), other = await startUpstream();
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url, ", api_key: env:K")}`, { env: { K: "k-1" } });
+  for (const status of [301, 302, 303, 307, 308]) {
+    await up.standing({ status, location: `${other.url}/chat/completions` });
+    for (const stream of [false, true]) {
+      const r = await t.post({ model: "auto", messages: user("x"), stream });
+      assert.ok(r.status >= 500, String(r.status));
+      assert.match((await r.json()).error.code, /^tandem\./);
+    }
+  }
+  assert.equal((await other.log()).requests.length, 0);
+  await t.stop();
+});
+
+test("what clients write is never SQL, also before anybody knows who they are", async () => {
+  const up = await startUpstream();
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url)}`);
+  const evil = ["' OR '1'='1", "'; DROP TABLE ledger; --", '" OR ""="', "1); DELETE FROM keys; --", "x' UNION SELECT secret FROM keys --"];
+  const { key, id } = JSON.parse((await tandem(["keys", "create", "--json", "--tenant", "acme", "--config", t.file])).stdout);
+  const auth = { authorization: `Bearer ${key}` };
+  for (const x of evil) {
+    assert.equal((await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, { authorization: `Bearer ${x}` })).status, 401);
+    assert.equal((await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, { authorization: `Bearer td_live_${x}` })).status, 401);
+    await (await t.post({ model: x, messages: user(x), user: x }, undefined, auth)).text();
+    await (await t.post({ model: "auto", messages: user(`ECHO:${x}`), tandem: { conversation: x.replaceAll(" ", "_") } }, undefined, auth)).text();
+    await tandem(["keys", "revoke", x, "--config", t.file]);
+    await (await fetch(`${t.url}/v1/tandem/exchanges/${encodeURIComponent(x)}`, { headers: auth })).text();
+  }
+  assert.equal((await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, auth)).status, 200);
+  const proof = JSON.parse((await tandem(["ledger", "verify", "--json", "--config", t.file])).stdout);
+  assert.ok(proof.valid && proof.rows >= evil.length * 2, JSON.stringify(proof));
+  const { keys } = JSON.parse((await tandem(["keys", "list", "--json", "--config", t.file])).stdout);
+  assert.deepEqual(keys.map((k) => k.id), [id]);
+  await t.stop();
+});
+
+test("keys that begin alike are not alike, and what is at rest opens nothing", async () => {
+  const up = await startUpstream();
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url)}`);
+  const { key } = JSON.parse((await tandem(["keys", "create", "--json", "--tenant", "acme", "--config", t.file])).stdout);
+  const ask = async (k) => (await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, { authorization: `Bearer ${k}` })).status;
+  assert.equal(await ask(key), 200);
+  for (let cut = 8; cut < key.length; cut += 5) { // shorter, longer, and different from there on
+    assert.equal(await ask(key.slice(0, cut)), 401);
+    assert.equal(await ask(key.slice(0, cut) + "A".repeat(key.length - cut)), 401);
+  }
+  for (const k of [`${key}A`, `${key} `.trimEnd() + "%00", key.toUpperCase(), `Bearer ${key}`]) assert.equal(await ask(k), 401, k);
+  // Every run of 43 characters or 32 bytes in the data directory, tried as a key.
+  const stored = files(join(t.dir, "data")).flatMap((path) => {
+    const text = readFileSync(path).toString("latin1");
+    return [...text.matchAll(/[A-Za-z0-9_-]{43}/g)].map((m) => m[0]);
+  });
+  for (const s of new Set(stored.slice(0, 200))) assert.equal(await ask(`td_live_${s}`), 401);
+  await t.stop();
+});
+
+test("nobody makes more of himself than the operator made: unknown wishes and operators' methods are refused", async () => {
+  const up = await startUpstream();
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url)}policy: {rules: [{name: acme, when: {tenant: acme}, deny: {tiers: cloud}}]}\ntenants: [{name: acme}]\n`);
+  const { key } = JSON.parse((await tandem(["keys", "create", "--json", "--tenant", "acme", "--config", t.file])).stdout);
+  const auth = { authorization: `Bearer ${key}` };
+  assert.equal((await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, auth)).status, 403);
+  for (const field of ["tenant", "role", "admin", "clearance", "allow", "targets", "policy", "key", "user_role", "max_budget"]) {
+    const r = await t.post({ model: "auto", messages: user("ECHO:x"), tandem: { [field]: "admin" } }, undefined, auth);
+    assert.equal(r.status, 400, field);
+    await r.text();
+    assert.equal((await t.post({ model: "auto", messages: user("ECHO:x"), [field]: "admin" }, undefined, auth)).status, 403, field);
+  }
+  for (const header of ["x-tandem-tenant", "x-tandem-role", "x-tandem-admin"])
+    assert.equal((await t.post({ model: "auto", messages: user("ECHO:x") }, undefined, { ...auth, [header]: "admin" })).status, 400, header);
+  for (const [name, value] of [["x-tandem-tiers", "cloud"], ["x-tandem-data-class", "public"], ["x-tandem-prefer", "quality"]])
+    assert.equal((await t.post({ model: "cloud", messages: user("ECHO:x") }, undefined, { ...auth, [name]: value })).status, 403, "a wish narrows, never widens");
+  for (const method of ["keys.create", "keys.list", "ledger.tail", "models.rm", "outbox.list", "explain"])
+    assert.equal((await t.post({ tenant: "other" }, `/admin/${method}`, auth)).status, 404, method);
+  assert.equal((await up.log()).requests.length, 0);
+  await t.stop();
+});
+
+test("what is brought in is pinned by digest, and the program does not update itself", async () => {
+  for (const lock of ["tests/flow/package-lock.json", "tools/llama/package-lock.json"]) {
+    const { packages } = JSON.parse(readFileSync(join(ROOT, lock), "utf8"));
+    const names = Object.keys(packages).filter((n) => n);
+    assert.ok(names.length > 0, lock);
+    for (const n of names) {
+      assert.match(packages[n].integrity ?? "", /^sha512-/, `${lock}: ${n}`);
+      assert.match(packages[n].version, /^\d/, `${lock}: ${n}`);
+    }
+  }
+  const help = (await tandem(["--help"])).stdout;
+  assert.ok(!/\b(update|upgrade|self)\b/i.test(help), help);
 });
