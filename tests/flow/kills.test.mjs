@@ -6,7 +6,7 @@
 //     listener that drops known ids sees each once;
 //   - the provider is paid twice for an entry only if a kill found it in intent_sent, and then under the same
 //     Idempotency-Key;
-//   - the ledger's chains hold.
+//   - every answer a client got whole has its rows in the ledger, and the ledger's chains hold.
 // KILLS=1000 SEED=7 node --test kills.test.mjs; the seed fixes requests, the provider's moods and when to kill; the
 // scheduler has its say too. Every 20 kills the folder is settled, checked and left for a fresh one.
 import assert from "node:assert/strict";
@@ -28,7 +28,7 @@ const config = (edge, cloud) => "targets:\n" +
 // One folder's life over many kills, and what the outside saw of it.
 class House {
   constructor(edge, cloud) {
-    Object.assign(this, { edge, cloud, dir: scratch(), acked: new Map(), allowed: new Map(), events: new Map(), last: 0, told: 0 });
+    Object.assign(this, { edge, cloud, dir: scratch(), acked: new Map(), answered: new Set(), allowed: new Map(), events: new Map(), last: 0, told: 0 });
   }
 
   async start() {
@@ -59,6 +59,7 @@ class House {
     try {
       const r = await this.t.post({ model: "auto", stream, messages: user(`ECHO:${word}`), tandem: { queue: true, prefer: "quality" } });
       const info = stream ? (await readStream(r)).chunks.findLast((c) => c.tandem?.exchange)?.tandem : (await r.json()).tandem;
+      if (info) this.answered.add(info.exchange);
       if (info?.queued) { this.acked.set(info.exchange, word); this.told++; }
     } catch (e) {
       if (!this.dead && !this.killing) throw e;
@@ -129,6 +130,9 @@ class House {
       twice += keys.length > 1;
     }
     assert.equal(of.size, done.size, `${where}: events of nobody`);
+    const ledger = JSON.parse((await tandem(["ledger", "tail", "-n", "10000", "--json", "--config", this.t.file])).stdout).rows;
+    const rows = new Set(ledger.map((r) => r.exchange));
+    for (const id of this.answered) assert.ok(rows.has(id), `${where}: ${id} was answered and is not in the ledger`);
     const proof = JSON.parse((await tandem(["ledger", "verify", "--json", "--config", this.t.file])).stdout);
     assert.equal(proof.valid, true, `${where}: ${JSON.stringify(proof)}`);
     await this.t.stop();
