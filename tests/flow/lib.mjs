@@ -100,12 +100,17 @@ export async function startTandem(config, { env = {}, args = [], dir = scratch()
   let stopped = false;
   const self = {
     dir, file, child: c,
-    stop: async (signal) => { stopped = true; return stopChild(c, signal); },
+    // Politely it must end well: a sanitizer's finding is a status of its own.
+    stop: async (signal) => {
+      const running = !c.exited;
+      stopped = true;
+      const end = await stopChild(c, signal);
+      if (running && !signal && end.code !== 0) throw new Error(`tandem ended with ${end.code ?? end.signal}\n${c.stderr}`);
+      return end;
+    },
   };
   stops.push(async () => {
-    if (stopped) return;
-    const { code, signal } = await self.stop();
-    if (code !== 0) throw new Error(`tandem ended with ${code ?? signal}\n${c.stderr}`);
+    if (!stopped) await self.stop();
   });
   await until(() => /listens on http/.test(c.stdout) || c.exited, "tandem to listen");
   if (c.exited) {
