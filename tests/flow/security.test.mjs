@@ -2,6 +2,7 @@
 // What must not happen, on the whole program: open doors, prompts or keys in places where they do not belong, one tenant's
 // requests seen by another. docs/security.md says which class of fault each stands for.
 import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -256,6 +257,21 @@ test("nobody makes more of himself than the operator made: unknown wishes and op
     assert.equal((await t.post({ tenant: "other" }, `/admin/${method}`, auth)).status, 404, method);
   assert.equal((await up.log()).requests.length, 0);
   await t.stop();
+});
+
+test("the list of what Tandem is made of is complete, and the same each time", () => {
+  const list = () => execFileSync(join(ROOT, "tools/sbom"), { encoding: "utf8" });
+  const text = list(), { components } = JSON.parse(text);
+  assert.equal(list(), text);
+  const names = components.map((c) => c.name);
+  const wanted = [...readFileSync(join(ROOT, "meson.build"), "utf8").matchAll(/dependency\('([^']+)'/g)].map((m) => m[1])
+    .filter((n) => !["threads", "libevent_openssl"].includes(n)); // a part of libc, a part of libevent
+  assert.ok(wanted.length >= 7);
+  for (const n of [...wanted, "node-llama-cpp", "openai"]) assert.ok(names.includes(n), n);
+  for (const c of components) {
+    assert.match(c.version, /^\d/, c.name);
+    if (c.purl) assert.match(c.hashes[0].content, /^[0-9a-f]{128}$/, c.name);
+  }
 });
 
 test("what is brought in is pinned by digest, and the program does not update itself", async () => {
