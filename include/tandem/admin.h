@@ -109,6 +109,9 @@ TD_API char *td_resource_path(const char *name);
 TD_API char *td_config_data_dir(const struct td_options *options, struct td_failure *failure);
 // The table of all options, as JSON or Markdown; free with td_string_free. NULL without memory.
 TD_API char *td_config_schema(bool markdown);
+// What a valid configuration names that is not there now: model files, keys, certificates; one line each, "" nothing.
+// Free with td_string_free; NULL where the file is not valid, or without memory.
+TD_API char *td_config_notes(const char *path);
 // Validates a configuration file without opening anything. On failure the message holds "file:line:column: …".
 TD_API int td_config_check(const char *path, struct td_failure *failure);
 

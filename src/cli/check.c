@@ -1,7 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/cli.h"
 
+#include <string.h>
+
 static bool schema;
+
+// A file can be right though what it names is not there: said, but no failure.
+static int report(const char *path) {
+    char *notes = td_config_notes(path), *rest = NULL;
+    struct td_buf out;
+    td_buf_init(&out, 1 << 20);
+    enum td_err err = td_buf_addz(&out, "{\"valid\":true,\"notes\":[");
+    if (!td_cli.json)
+        printf("%s is valid\n", path);
+    for (char *line = notes ? strtok_r(notes, "\n", &rest) : NULL; line; line = strtok_r(NULL, "\n", &rest)) {
+        if (!td_cli.json)
+            fprintf(stderr, "note: %s\n", line);
+        if (err == TD_OK && line != notes)
+            err = td_buf_addc(&out, ',');
+        if (err == TD_OK)
+            err = td_buf_add_json(&out, td_str_of(line));
+    }
+    if (err == TD_OK)
+        err = td_buf_addz(&out, "]}");
+    if (td_cli.json && err == TD_OK)
+        printf("%.*s\n", TD_STR_ARG(td_buf_str(&out)));
+    td_buf_finish(&out);
+    td_string_free(notes);
+    return err == TD_OK ? TD_EXIT_OK : td_cli_fail(TD_EXIT_FAILED, "out of memory");
+}
 
 static int run(int argc, char **argv) {
     struct td_options options;
@@ -30,8 +57,7 @@ static int run(int argc, char **argv) {
         td_buf_finish(&out);
         return TD_EXIT_USAGE;
     }
-    printf(td_cli.json ? "{\"valid\":true}\n" : "%s is valid\n", path);
-    return TD_EXIT_OK;
+    return report(path);
 }
 
 static const struct td_opt options_of_check[] = {
@@ -43,7 +69,8 @@ const struct td_command td_command_check = {
     .name = "check",
     .arguments = "[FILE]",
     .help = "validate a configuration: says file, line, column and what was expected",
-    .details = "Exits with 2 when the file is not valid.",
+    .details =
+        "Exits with 2 when the file is not valid. What a valid file names and is not there (a model, a key) is noted.",
     .options = options_of_check,
     .run = run,
 };

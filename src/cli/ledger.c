@@ -2,26 +2,33 @@
 #include "cli/cli.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-static long limit = 20, hours = 24;
+#define FOLLOW_NS 300000000 // how often new rows are asked for
 
-static void print_tail(td_json *root) {
-    td_json *row;
-    size_t i, n;
-    td_json *rows = td_json_get(root, "rows");
+static long limit = 20, hours = 24;
+static bool follow;
+
+static void print_head(void) {
     printf("%s%-20s%-14s%-8s%-14s%7s%7s%12s%8s  %s%s\n", td_cli_bold(), "TIME (UTC)", "TARGET", "TIER", "OUTCOME", "IN",
            "OUT", "COST", "MS", "EXCHANGE", td_cli_reset());
-    yyjson_arr_foreach(rows, i, n, row) {
+}
+
+static void print_rows(td_json *root) {
+    td_json *row;
+    size_t i, n;
+    yyjson_arr_foreach(td_json_get(root, "rows"), i, n, row) {
         char when[32] = "-";
         time_t t = (time_t)(td_json_get_int(row, "wall_ms", 0) / 1000);
         struct tm tm;
         if (gmtime_r(&t, &tm))
             strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
-        struct td_str outcome = td_json_get_str(row, "outcome");
+        struct td_str outcome = td_json_get_str(row, "outcome"), target = td_json_get_str(row, "target");
+        struct td_str tier = target.n ? td_json_get_str(row, "tier") : TD_STR("-"); // refused before any was tried
         printf("%-20s%-14.*s%-8.*s%s%-14.*s%s%7" PRId64 "%7" PRId64 "%12s%8" PRId64 "  %.*s\n", when,
-               TD_STR_ARG(td_json_get_str(row, "target")), TD_STR_ARG(td_json_get_str(row, "tier")),
+               TD_STR_ARG(target.n ? target : TD_STR("-")), TD_STR_ARG(tier),
                td_str_is(outcome, "ok") ? td_cli_green() : td_cli_red(), TD_STR_ARG(outcome), td_cli_reset(),
                td_json_get_int(row, "prompt_tokens", 0), td_json_get_int(row, "completion_tokens", 0),
                td_cli_money(td_json_get_int(row, "cost_nusd", 0)), td_json_get_int(row, "duration_us", 0) / 1000,
@@ -36,6 +43,8 @@ static void print_stats(td_json *root) {
     printf("%s%-14s%-8s%9s%9s%10s%10s%12s%9s%9s%s\n", td_cli_bold(), "TARGET", "TIER", "ATTEMPTS", "OK", "IN", "OUT",
            "COST", "P50 MS", "P95 MS", td_cli_reset());
     yyjson_arr_foreach(targets, i, n, t) {
+        if (!td_json_get_str(t, "target").n)
+            continue; // requests that were refused before any target was tried
         printf("%-14.*s%-8.*s%9" PRId64 "%9" PRId64 "%10" PRId64 "%10" PRId64 "%12s%9" PRId64 "%9" PRId64 "\n",
                TD_STR_ARG(td_json_get_str(t, "target")), TD_STR_ARG(td_json_get_str(t, "tier")),
                td_json_get_int(t, "attempts", 0), td_json_get_int(t, "ok", 0), td_json_get_int(t, "prompt_tokens", 0),
@@ -50,6 +59,47 @@ static void print_stats(td_json *root) {
     printf(".\n");
 }
 
+// Rows after `*last`, as they come, until interrupted; one JSON object a line with --json. Only a daemon writes rows.
+static int follow_rows(uint64_t last) {
+    struct td_failure failure;
+    char params[96], *result = NULL;
+    for (;;) {
+        struct td_arena arena;
+        td_json *root, *row;
+        size_t i, n;
+        snprintf(params, sizeof params, "{\"limit\":10000,\"hours\":%ld,\"after\":%" PRIu64 "}", hours, last);
+        if (td_admin_remote(td_cli_data_dir(), "ledger.tail", params, &result, &failure) != 0)
+            return strcmp(failure.code, "tandem.not_found") == 0
+                       ? td_cli_fail(TD_EXIT_NO_DAEMON, "no daemon runs on this data directory: nothing new will come")
+                       : td_cli_failure(&failure);
+        td_arena_init(&arena, 256 << 20);
+        if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) == TD_OK) {
+            yyjson_arr_foreach(td_json_get(root, "rows"), i, n, row) {
+                last = (uint64_t)td_json_get_int(row, "number", 0);
+                char *line = td_cli.json ? yyjson_val_write(row, 0, NULL) : NULL;
+                if (line)
+                    puts(line);
+                free(line);
+            }
+            if (!td_cli.json)
+                print_rows(root);
+            fflush(stdout);
+        }
+        td_arena_finish(&arena);
+        td_string_free(result);
+        result = NULL;
+        nanosleep(&(struct timespec){0, FOLLOW_NS}, NULL);
+    }
+}
+
+static uint64_t last_number(td_json *root) {
+    td_json *row;
+    size_t i, n;
+    uint64_t last = 0;
+    yyjson_arr_foreach(td_json_get(root, "rows"), i, n, row) last = (uint64_t)td_json_get_int(row, "number", 0);
+    return last;
+}
+
 static int run(int argc, char **argv) {
     struct td_failure failure;
     char params[96], *result = NULL;
@@ -59,6 +109,10 @@ static int run(int argc, char **argv) {
     method = strcmp(argv[0], "tail") == 0    ? "ledger.tail"
              : strcmp(argv[0], "stats") == 0 ? "ledger.stats"
                                              : "ledger.verify";
+    if (follow && strcmp(argv[0], "tail") != 0)
+        return td_cli_fail(TD_EXIT_USAGE, "only tail can be followed");
+    if (follow && td_cli.json)
+        return follow_rows(0);
     snprintf(params, sizeof params, "{\"limit\":%ld,\"hours\":%ld}", limit, hours);
     if (td_cli_admin(method, params, &result, &failure) != 0)
         return td_cli_failure(&failure);
@@ -70,23 +124,29 @@ static int run(int argc, char **argv) {
         printf("%s\n", result);
     else if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) != TD_OK)
         code = td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
-    else if (strcmp(argv[0], "tail") == 0)
-        print_tail(root);
-    else if (strcmp(argv[0], "stats") == 0)
+    else if (strcmp(argv[0], "tail") == 0) {
+        print_head();
+        print_rows(root);
+        fflush(stdout);
+    } else if (strcmp(argv[0], "stats") == 0)
         print_stats(root);
     else {
         bool whole = td_json_get_bool(root, "valid", false);
-        printf("%s: %" PRId64 " receipts\n", whole ? "the chain is whole" : "THE CHAIN IS BROKEN",
-               td_json_get_int(root, "receipts", 0));
+        printf("%s: %" PRId64 " rows, %" PRId64 " receipts%s\n", whole ? "the chain is whole" : "THE CHAIN IS BROKEN",
+               td_json_get_int(root, "rows", 0), td_json_get_int(root, "receipts", 0),
+               td_json_get_int(root, "pruned_row", 0) ? " (older ones are no longer kept)" : "");
         code = whole ? TD_EXIT_OK : TD_EXIT_FAILED;
     }
+    uint64_t last = follow && code == TD_EXIT_OK ? last_number(root) : 0;
     td_arena_finish(&arena);
     td_string_free(result);
-    return code;
+    return follow && code == TD_EXIT_OK ? follow_rows(last) : code;
 }
 
 static const struct td_opt options[] = {
     {"limit", 'n', TD_OPT_NUMBER, "N", "rows to show (default 20)", .number = &limit, .min = 1, .max = 10000},
+    {"follow", 'f', TD_OPT_FLAG, NULL, "tail: go on with new rows as they come (with --json one object a line)",
+     .flag = &follow},
     {"hours", 0, TD_OPT_NUMBER, "N", "look back so far (default 24)", .number = &hours, .min = 1, .max = 876000},
     {0},
 };

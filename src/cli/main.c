@@ -210,6 +210,34 @@ void td_cli_man(FILE *out) {
                  ".SH ENVIRONMENT\n.TP\nTANDEM_CONFIG\nthe configuration file\n.TP\nNO_COLOR\nno colour\n");
 }
 
+// How many letters apart (Levenshtein 1965), for words as short as commands.
+static size_t distance(const char *a, const char *b) {
+    size_t row[32], n = strlen(b);
+    if (n >= 32)
+        return n;
+    for (size_t j = 0; j <= n; j++)
+        row[j] = j;
+    for (size_t i = 1; *a; a++, i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= n; j++) {
+            size_t change = diagonal + (*a != b[j - 1]), less = row[j] < row[j - 1] ? row[j] : row[j - 1];
+            diagonal = row[j];
+            row[j] = change < less + 1 ? change : less + 1;
+        }
+    }
+    return row[n];
+}
+
+static int unknown_command(const char *word) {
+    const struct td_command *near = NULL;
+    for (int i = 0; td_commands[i]; i++)
+        if (distance(word, td_commands[i]->name) <= 2 && strlen(word) > 2)
+            near = td_commands[i];
+    return near ? td_cli_fail(TD_EXIT_USAGE, "unknown command '%s'; did you mean '%s'?", word, near->name)
+                : td_cli_fail(TD_EXIT_USAGE, "unknown command '%s' (try tandem --help)", word);
+}
+
 int main(int argc, char **argv) {
     const struct td_command *command = NULL;
     signal(SIGPIPE, SIG_IGN);
@@ -225,14 +253,21 @@ int main(int argc, char **argv) {
         td_cli_usage(stdout);
         return TD_EXIT_OK;
     }
-    for (int i = 0; td_commands[i]; i++)
-        if (strcmp(argv[1], td_commands[i]->name) == 0)
+    int first = 1; // what every command shares may stand before it
+    for (; first < argc && argv[first][0] == '-'; first++) {
+        int code = take_option(NULL, argc, argv, &first);
+        if (code)
+            return code;
+    }
+    for (int i = 0; first < argc && td_commands[i]; i++)
+        if (strcmp(argv[first], td_commands[i]->name) == 0)
             command = td_commands[i];
     if (!command)
-        return td_cli_fail(TD_EXIT_USAGE, "unknown command '%s' (try tandem --help)", argv[1]);
+        return first < argc ? unknown_command(argv[first])
+                            : td_cli_fail(TD_EXIT_USAGE, "no command (try tandem --help)");
     int rest = 0;
     bool options_over = false;
-    for (int i = 2; i < argc; i++) {
+    for (int i = first + 1; i < argc; i++) {
         if (options_over || argv[i][0] != '-' || argv[i][1] == 0) {
             argv[rest++] = argv[i];
         } else if (strcmp(argv[i], "--") == 0) {

@@ -47,8 +47,8 @@ static void greet(const struct td_server *server) {
     if (strncmp(url, "unix:", 5) != 0)
         printf("Try it:\n  curl %s/v1/chat/completions -H 'Content-Type: application/json' -d "
                "'{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n"
-               "  tandem ask \"set a timer for 10 minutes\"\n",
-               url);
+               "  %s ask \"set a timer for 10 minutes\"\n",
+               url, program_invocation_name);
     fflush(stdout);
 }
 

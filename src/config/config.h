@@ -70,6 +70,7 @@ struct td_config {
     uint32_t keepalive_ms;     // a stream silent for so long gets a comment; 0 never
     enum td_durability durability;
     uint32_t ledger_batch_ms;
+    uint32_t ledger_keep_days; // 0 for good
     struct td_outbox_settings outbox;
     struct td_webhook webhook;
     uint32_t key_requests_per_min, key_tokens_per_min; // of each API key; 0 unlimited

@@ -740,6 +740,8 @@ static const struct td_option ledger_rows[] = {
      "what must be on the disk before the answer (before_answer) or before anything is sent (before_egress)",
      "batched | before_answer | before_egress", word_durability},
     {"batch_ms", TD_OPT_U32, F(ledger_batch_ms), 1, 1000, "20", "longest time rows wait for each other"},
+    {"keep_days", TD_OPT_U32, F(ledger_keep_days), 0, 36500, "0",
+     "rows and receipts are kept this long; 0 for good. Sums by the hour always stay"},
     {NULL}};
 static const struct td_option outbox_rows[] = {
     {"enabled", TD_OPT_BOOL, F(outbox.enabled), 0, 0, "true", "keep requests that deserve a better answer"},

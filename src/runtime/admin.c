@@ -159,6 +159,7 @@ static struct td_ledger_filter filter_of(const struct admin *a) {
     int64_t hours = td_json_get_int(a->params, "hours", 24);
     return (struct td_ledger_filter){.tenant = td_json_get_str(a->params, "tenant"),
                                      .target = td_json_get_str(a->params, "target"),
+                                     .after = (uint64_t)td_json_get_int(a->params, "after", 0),
                                      .since_ms = hours > 0 ? td_wall_ms() - hours * 3600000 : 0};
 }
 
@@ -243,8 +244,9 @@ static enum td_err ledger_verify(struct admin *a, struct td_error *e) {
     TRY(td_ledger_verify(a->rt->store, &p, e));
     return td_buf_printf(&a->out,
                          "{\"valid\":%s,\"rows\":%" PRIu64 ",\"receipts\":%" PRIu64 ",\"bad_row\":%" PRIu64
-                         ",\"bad_receipt\":%" PRIu64 "}",
-                         p.bad_row || p.bad_receipt ? "false" : "true", p.rows, p.receipts, p.bad_row, p.bad_receipt);
+                         ",\"bad_receipt\":%" PRIu64 ",\"pruned_row\":%" PRIu64 ",\"pruned_receipt\":%" PRIu64 "}",
+                         p.bad_row || p.bad_receipt ? "false" : "true", p.rows, p.receipts, p.bad_row, p.bad_receipt,
+                         p.pruned_row, p.pruned_receipt);
 }
 
 // -------------------------------------------------------------------------------------------------------------- models

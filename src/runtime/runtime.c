@@ -10,12 +10,15 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "remote/secret.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
 #include "runtime/probe.h"
 #include "runtime/heads.h"
 
-#define TICK_MS 250u // how soon a loaded model or a link that is back is noticed without a request
+#define PRUNE_MS 60000u   // how often old ledger rows are deleted, and
+#define PRUNE_ROWS 20000u // how many: the writer is never held up for long
+#define TICK_MS 250u      // how soon a loaded model or a link that is back is noticed without a request
 
 const char *td_version(void) {
     return TANDEM_VERSION;
@@ -188,6 +191,41 @@ int td_config_check(const char *path, struct td_failure *failure) {
     return 0;
 }
 
+static enum td_err note_target(const struct td_target *t, struct td_buf *b) {
+    const struct {
+        const char *what;
+        struct td_str path;
+    } files[] = {{"ca_file", t->ca_file}, {"client_cert", t->client_cert_file}, {"client_key", t->client_key_file}};
+    struct td_secret secret = {0};
+    struct td_error e = {0};
+    enum td_err err = TD_OK;
+    if (t->provider == TD_PROVIDER_LLAMA && !t->model_found)
+        err = td_buf_printf(b, "target '%.*s': there is no model file %.*s yet\n", TD_STR_ARG(t->name),
+                            TD_STR_ARG(t->model));
+    for (size_t i = 0; err == TD_OK && i < 3; i++)
+        if (files[i].path.n && access(files[i].path.p, R_OK) != 0)
+            err = td_buf_printf(b, "target '%.*s': %s %.*s cannot be read\n", TD_STR_ARG(t->name), files[i].what,
+                                TD_STR_ARG(files[i].path));
+    if (err == TD_OK && t->api_key_ref.n && td_secret_resolve(t->api_key_ref, &secret, &e) != TD_OK)
+        err = td_buf_printf(b, "target '%.*s': %s\n", TD_STR_ARG(t->name), e.message);
+    td_secret_finish(&secret);
+    return err;
+}
+
+char *td_config_notes(const char *path) {
+    struct td_config *config = NULL;
+    struct td_buf b;
+    td_buf_init(&b, 1 << 20);
+    enum td_err err = td_config_load(path, NULL, &config, NULL);
+    for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++)
+        err = note_target(&config->targets[i], &b);
+    td_config_unref(config);
+    if (err == TD_OK && td_buf_z(&b))
+        return b.p;
+    td_buf_finish(&b);
+    return NULL;
+}
+
 // ------------------------------------------------------------------------------------------------------------ workers
 // --
 
@@ -232,12 +270,33 @@ static void preload_small_models(struct td_runtime *rt) {
     }
 }
 
+// Retention, a little every minute. Nobody waits for it; a refusal is tried again.
+static void on_pruned(void *arg, enum td_err err) {
+    (void)arg;
+    if (err != TD_OK)
+        td_log(TD_LOG_WARN, "ledger", NULL, "while=prune err=%s", td_err_code(err));
+}
+
+static void prune(struct td_worker *w, const struct td_config *config) {
+    struct td_runtime *rt = w->runtime;
+    uint64_t now = td_now_ns();
+    struct td_ack ack = {w->loop, on_pruned, NULL};
+    if (!config->ledger_keep_days || (rt->pruned_ns && now - rt->pruned_ns < PRUNE_MS * TD_MS_NS))
+        return;
+    rt->pruned_ns = now;
+    enum td_err err =
+        td_ledger_prune(rt->store, td_wall_ms() - (int64_t)config->ledger_keep_days * 86400000, PRUNE_ROWS, &ack, NULL);
+    if (err != TD_OK)
+        on_pruned(NULL, err);
+}
+
 static void on_tick(void *arg) {
     struct td_worker *w = arg;
     struct td_config *config = td_runtime_config(w->runtime, NULL);
     look_at_models(w->runtime, config);
     td_gauge_set(w->runtime->metrics.link_up, td_health_link_up(w->runtime->health, NULL));
     td_prober_tick(w->prober, config);
+    prune(w, config);
     td_config_unref(config);
     td_timer_arm(w->tick, TICK_MS);
 }

@@ -61,7 +61,7 @@ struct td_runtime {
     atomic_bool draining;
     char bound_address[128];
     const char *hosts[64], *origins[64]; // of td_listen_settings_get
-    uint64_t started_ns;
+    uint64_t started_ns, pruned_ns;
     struct td_events *events;     // events.h
     struct td_replayer *replayer; // jobs/replay.h; kept here for jobs/open.c, as is:
     struct td_webhook_sender *webhook;

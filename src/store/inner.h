@@ -117,6 +117,14 @@ enum td_err td_ledger_insert(struct td_store *store, struct td_db *db, const str
 enum td_err td_ledger_load(struct td_store *store, struct td_error *e) TD_MUST_USE;
 enum td_err td_ledger_rollup_reload(struct td_store *store, struct td_db *db, struct td_error *e) TD_MUST_USE;
 
+// prune.c: where a chain's front was cut off by retention; number 0 nowhere. `sound` false: somebody else did it.
+struct td_chain_cut {
+    uint64_t number;
+    unsigned char head[32];
+};
+enum td_err td_prune_cut(struct td_store *store, struct td_db *db, bool rows, struct td_chain_cut *out, bool *sound,
+                         struct td_error *e) TD_MUST_USE;
+
 // store.c: a reader connection inside a read transaction.
 enum td_err td_reader_take(struct td_store *store, struct td_db **db, struct td_error *e) TD_MUST_USE;
 void td_reader_give(struct td_store *store, struct td_db *db);

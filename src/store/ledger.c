@@ -353,13 +353,22 @@ enum td_err td_ledger_spent(struct td_store *store, struct td_str tenant, struct
 }
 
 static enum td_err verify_one(struct td_store *store, struct td_db *db, bool rows, uint64_t *count, uint64_t *bad,
-                              unsigned char head[32], struct td_error *e) {
+                              uint64_t *pruned, unsigned char head[32], struct td_error *e) {
     const struct td_shape *shape = rows ? &td_shape_row : &td_shape_receipt;
     unsigned char packed[TD_RECORD_BYTES_MAX];
     union {
         struct td_ledger_row row;
         struct td_receipt receipt;
     } record;
+    struct td_chain_cut cut;
+    bool sound;
+    enum td_err err = td_prune_cut(store, db, rows, &cut, &sound, e);
+    if (err != TD_OK)
+        return err;
+    *pruned = cut.number;
+    memcpy(head, cut.head, 32);
+    if (!sound)
+        *bad = cut.number;
     sqlite3_stmt *s = select_rows(store, db, rows, " ORDER BY number");
     int rc = SQLITE_DONE;
     while (s && (rc = sqlite3_step(s)) == SQLITE_ROW) {
@@ -376,7 +385,7 @@ static enum td_err verify_one(struct td_store *store, struct td_db *db, bool row
         if (stored.n == 32)
             memcpy(head, stored.p, 32); // go on from what is there: only the first break is reported
     }
-    enum td_err err = !s || rc != SQLITE_DONE ? td_db_fail(db, "reading the ledger", e) : TD_OK;
+    err = !s || rc != SQLITE_DONE ? td_db_fail(db, "reading the ledger", e) : TD_OK;
     sqlite3_finalize(s);
     return err == TD_ERR_LEDGER ? TD_ERR_IO : err;
 }
@@ -387,9 +396,10 @@ enum td_err td_ledger_verify(struct td_store *store, struct td_ledger_proof *pro
     enum td_err err = td_reader_take(store, &db, e);
     if (err != TD_OK)
         return err;
-    err = verify_one(store, db, true, &proof->rows, &proof->bad_row, proof->row_head, e);
+    err = verify_one(store, db, true, &proof->rows, &proof->bad_row, &proof->pruned_row, proof->row_head, e);
     if (err == TD_OK)
-        err = verify_one(store, db, false, &proof->receipts, &proof->bad_receipt, proof->receipt_head, e);
+        err = verify_one(store, db, false, &proof->receipts, &proof->bad_receipt, &proof->pruned_receipt,
+                         proof->receipt_head, e);
     td_reader_give(store, db);
     return err;
 }

@@ -163,9 +163,15 @@ enum td_err td_ledger_spent(struct td_store *store, struct td_str tenant, struct
 struct td_ledger_proof {
     uint64_t rows, receipts;                      // checked
     uint64_t bad_row, bad_receipt;                // number of the first that does not fit its chain; 0 none
+    uint64_t pruned_row, pruned_receipt;          // last number that retention deleted; 0 none
     unsigned char row_head[32], receipt_head[32]; // ends of the chains: note them elsewhere to detect a cut tail
 };
 // Walks both chains. TD_OK also when something is wrong: the proof says. TD_ERR_IO: could not be read.
 enum td_err td_ledger_verify(struct td_store *store, struct td_ledger_proof *proof, struct td_error *e) TD_MUST_USE;
+
+// Deletes at most `limit` rows and as many receipts that are older than `before_ms` (wall time) from the front of their
+// chains. Sums by the hour stay; so do rows that the sums do not cover yet, and the newest of each. `ack` NULL: waits.
+enum td_err td_ledger_prune(struct td_store *store, int64_t before_ms, uint32_t limit, const struct td_ack *ack,
+                            struct td_error *e) TD_MUST_USE;
 
 #endif

@@ -29,7 +29,7 @@ static enum td_err make_directories(const char *path, struct td_error *e) {
             continue;
         *p = 0;
         if (mkdir(copy, 0700) != 0 && errno != EEXIST)
-            err = td_error_set(e, TD_ERR_IO, "while making the data directory: %s", strerror(errno));
+            err = td_error_set(e, TD_ERR_IO, "the data directory %.140s cannot be made: %s", path, strerror(errno));
         *p = was;
         if (!was)
             break;
@@ -49,7 +49,7 @@ static enum td_err open_directory(struct td_store *store, const char *path, stru
     if (store->dir_fd < 0 && errno == ENOENT)
         return td_error_set(e, TD_ERR_NOT_FOUND, "there is no data directory yet");
     if (store->dir_fd < 0 || fstat(store->dir_fd, &st) != 0)
-        return td_error_set(e, TD_ERR_IO, "while opening the data directory: %s", strerror(errno));
+        return td_error_set(e, TD_ERR_IO, "the data directory %.140s cannot be opened: %s", path, strerror(errno));
     if (st.st_uid != geteuid() && geteuid() != 0)
         return td_error_set(e, TD_ERR_CONFIG, "the data directory belongs to another user");
     if (st.st_mode & 022)
@@ -58,12 +58,12 @@ static enum td_err open_directory(struct td_store *store, const char *path, stru
 }
 
 // The lock file holds "PID NAME" of its holder, for people; the lock itself is the kernel's and ends with its process.
-static enum td_err take_lock(struct td_store *store, struct td_error *e) {
+static enum td_err take_lock(struct td_store *store, const char *path, struct td_error *e) {
     char holder[96] = "";
     bool shared = store->options.read_only;
     store->lock_fd = openat(store->dir_fd, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (store->lock_fd < 0)
-        return td_error_set(e, TD_ERR_IO, "while opening the data directory's lock: %s", strerror(errno));
+        return td_error_set(e, TD_ERR_IO, "the data directory %.140s cannot be written: %s", path, strerror(errno));
     if (flock(store->lock_fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK)
             return td_error_set(e, TD_ERR_IO, "while locking the data directory: %s", strerror(errno));
@@ -195,7 +195,7 @@ enum td_err td_store_open(const char *data_dir, const struct td_store_options *o
         err = open_directory(store, data_dir, e);
     }
     if (err == TD_OK)
-        err = take_lock(store, e);
+        err = take_lock(store, data_dir, e);
     if (err == TD_OK)
         err = store->options.read_only ? open_for_reading(store, e) : open_for_writing(store, e);
     if (err == TD_OK)

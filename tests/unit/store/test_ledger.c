@@ -312,6 +312,57 @@ static void a_changed_or_missing_record_breaks_its_chain(void **state) {
     td_store_close(store);
 }
 
+static void old_rows_go_and_the_chain_still_holds(void **state) {
+    (void)state;
+    struct td_store_options options = {0};
+    struct td_store *store = open_store(&options);
+    struct td_ledger_proof proof;
+    int64_t nusd;
+    for (int i = 0; i < 30; i++) {
+        struct td_ledger_row row = sample("old");
+        struct td_receipt receipt = {.wall_ms = 1000 + i, .target = TD_STR("cloud"), .bytes = 10};
+        uint64_t number;
+        row.wall_ms = 1000 + i;
+        row.cost_nusd = 7;
+        assert_ok(td_ledger_append(store, &row));
+        assert_ok(td_receipt_append(store, &receipt, NULL, &number));
+    }
+    assert_ok(td_store_flush(store, 5000));
+    td_store_close(store); // writes the sums out
+    store = open_store(&options);
+    assert_ok(td_ledger_prune(store, 1010, 4, NULL, NULL));
+    assert_ok(td_ledger_verify(store, &proof, NULL));
+    assert_int_equal(proof.rows, 26); // a few at a time
+    assert_int_equal(proof.receipts, 26);
+    for (int i = 0; i < 5; i++)
+        assert_ok(td_ledger_prune(store, 1010, 4, NULL, NULL));
+    assert_ok(td_ledger_verify(store, &proof, NULL));
+    assert_int_equal(proof.rows, 20);
+    assert_int_equal(proof.receipts, 20);
+    assert_int_equal(proof.bad_row + proof.bad_receipt, 0);
+    assert_true(proof.pruned_row > 0 && proof.pruned_receipt > 0);
+    assert_ok(td_ledger_prune(store, INT64_MAX, 1000, NULL, NULL)); // the newest stays: the next hangs on it
+    assert_ok(td_ledger_verify(store, &proof, NULL));
+    assert_int_equal(proof.rows, 1);
+    struct td_ledger_row row = sample("new");
+    row.cost_nusd = 1;
+    assert_ok(td_ledger_append(store, &row));
+    assert_ok(td_store_flush(store, 5000));
+    assert_ok(td_ledger_verify(store, &proof, NULL));
+    assert_int_equal(proof.rows, 2);
+    assert_int_equal(proof.bad_row, 0);
+    assert_ok(td_ledger_spent(store, TD_STR("acme"), TD_STR_NONE, 0, &nusd, NULL));
+    assert_int_equal(nusd, 211); // what was spent stays known
+    td_store_close(store);
+    // A front that somebody else cut off is found.
+    tamper("DELETE FROM ledger WHERE number=(SELECT min(number) FROM ledger);"
+           "UPDATE meta SET value=(SELECT min(number) FROM ledger)-1 WHERE name='cut_rows'");
+    store = open_store(&options);
+    assert_ok(td_ledger_verify(store, &proof, NULL));
+    assert_true(proof.bad_row > 0);
+    td_store_close(store);
+}
+
 static void a_second_process_is_told_who_holds_the_directory(void **state) {
     (void)state;
     struct td_store *store = open_store(&(struct td_store_options){.holder = "tandem serve"});
@@ -573,6 +624,7 @@ int main(void) {
         T(stats_add_up_before_and_after_a_restart),
         T(text_is_never_read_as_sql),
         T(a_changed_or_missing_record_breaks_its_chain),
+        T(old_rows_go_and_the_chain_still_holds),
         T(a_second_process_is_told_who_holds_the_directory),
         T(files_are_the_owners_alone),
         T(readers_share_and_change_nothing),
