@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 // SPDX-License-Identifier: Apache-2.0
-// How fast trouble is dealt with: bench/resilience.mjs BUILD [cancel|gone|overload …]; all by default. Everything runs on
+// How fast trouble is dealt with: bench/resilience.mjs BUILD [cancel|gone|overload|progressive …]; all by default. Everything runs on
 // this machine, against the scripted upstream and a model of random weights; wants a machine that does nothing else.
 //   cancel    a client leaves: until the provider's connection is closed, and until the device decodes for somebody else
 //   gone      the network goes: what the first request pays, what the later ones pay
+//   progressive  the starter's draft beside a cloud that takes 800 ms to its first token
 //   overload  ten times what the device can serve: goodput, latency of those let in, who is turned away
 import { spawn } from "node:child_process";
 import { join, resolve } from "node:path";
@@ -133,7 +134,38 @@ async function overload() {
   }
 }
 
-const all = { cancel, gone, overload };
+// The questions have different beginnings, so that no draft profits from the one before it.
+async function progressive() {
+  const up = await startUpstream("--tokens", "30", "--first-token-ms", "800"), drafts = [], better = [];
+  const t = await startTandem(`targets:\n  - {name: device, tier: device, provider: llama, model: "${join(process.env.ROOT, "models/starter.gguf")}", class: command, quality: 0.3}\n${remote("cloud", up.url)}`);
+  const topics = ["lamps", "rivers", "the news", "a timer for ten minutes", "winter in Oslo", "my shopping list", "old bridges", "how bees live"];
+  await t.post({ model: "device", messages: user("hello"), max_tokens: 5 });
+  let same = 0, ops = {};
+  for (let i = 0; i < 40; i++) {
+    const messages = user(`${i} tell me about ${topics[i % topics.length]}`), from = performance.now();
+    const r = await t.post({ model: "auto", stream: true, messages, tandem: { mode: "progressive" } });
+    let text = "", rest = "", first = 0, revised = 0;
+    for await (const piece of r.body.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + piece).split("\n");
+      rest = lines.pop();
+      for (const line of lines.filter((l) => l.startsWith("data: {"))) {
+        const chunk = JSON.parse(line.slice(6)), op = chunk.tandem?.op, delta = chunk.choices?.[0]?.delta?.content ?? "";
+        if (op && op !== "draft") revised ||= performance.now(), ops[op] = (ops[op] ?? 0) + 1;
+        if (op === "replace") text = "";
+        if (delta) first ||= performance.now();
+        text += delta;
+      }
+    }
+    drafts.push(first - from);
+    better.push(revised - from);
+    same += text === JSON.parse(await (await t.post({ model: "cloud", messages })).text()).choices[0].message.content;
+  }
+  console.log(`progressive, cloud with 800 ms to its first token: draft's first text ${figure(drafts)}`);
+  console.log(`  the better answer begins after ${figure(better)}; ${Object.entries(ops).map(([k, v]) => `${v} ${k}`).join(", ")}; final text is the cloud's in ${same} of ${drafts.length}`);
+  await t.stop();
+}
+
+const all = { cancel, gone, progressive, overload };
 for (const part of parts.length ? parts : Object.keys(all)) {
   if (!all[part]) throw new Error(`bench/resilience: what is '${part}'?`);
   await all[part]();
