@@ -12,6 +12,7 @@
 static void free_buffers(void *arg) {
     struct td_exchange *x = arg;
     td_buf_finish(&x->sent);
+    td_x_store_finish(&x->calls);
     for (uint32_t i = 0; i < x->attempt_count; i++)
         td_x_store_finish(&x->attempts[i].store);
 }
@@ -56,6 +57,7 @@ enum td_err td_exchange_open(const struct td_x_config *config, struct td_exchang
     if (plan->deadline_ms)
         x->deadline_ns = config->arrival_ns + plan->deadline_ms * TD_MS_NS;
     td_buf_init(&x->sent, TD_REPLY_BYTES_MAX);
+    td_x_store_init(&x->calls);
     enum td_err err = td_arena_on_finish(config->arena, free_buffers, x);
     if (!err)
         *out = x;
@@ -207,6 +209,12 @@ void td_exchange_step(struct td_exchange *x, const struct td_x_input *in, uint64
 
 struct td_str td_exchange_text(const struct td_exchange *x) {
     return td_buf_str(&x->sent);
+}
+
+enum td_err td_exchange_answer(const struct td_exchange *x, struct td_buf *out) {
+    if (x->sent.n || !x->tool_shown)
+        return td_buf_add_str(out, td_buf_str(&x->sent));
+    return x->calls_lost ? TD_ERR_NOMEM : td_x_store_calls(&x->calls, x->c.arena, out);
 }
 
 uint32_t td_exchange_attempts(const struct td_exchange *x) {

@@ -271,6 +271,9 @@ void td_exchange_step(struct td_exchange *x, const struct td_x_input *in, uint64
 // The answer's text (choice 0) as the client has it now; for the outbox and for conversations. Valid until the next
 // step.
 struct td_str td_exchange_text(const struct td_exchange *x);
+// The same for what keeps and compares answers: where there is no text, the tool calls of choice 0, appended as
+// {"tool_calls":[{"name":…,"arguments":{…}}]}. TD_ERR_NOMEM, TD_ERR_LIMIT.
+enum td_err td_exchange_answer(const struct td_exchange *x, struct td_buf *out) TD_MUST_USE;
 uint32_t td_exchange_attempts(const struct td_exchange *x);
 // `attempt` below td_exchange_attempts; NULL otherwise. Lives in the arena.
 const struct td_x_record *td_exchange_record(const struct td_exchange *x, uint32_t attempt);

@@ -44,6 +44,8 @@ enum td_err td_x_store_get(const struct td_x_store *s, uint32_t i, struct td_are
                            struct td_event *out) TD_MUST_USE;
 // Text of choice 0 where it is one piece; {NULL, 0} otherwise.
 struct td_str td_x_store_text(const struct td_x_store *s);
+// The tool calls of choice 0 as JSON, appended; see td_exchange_answer.
+enum td_err td_x_store_calls(const struct td_x_store *s, struct td_arena *arena, struct td_buf *out) TD_MUST_USE;
 // The same answer: text, refusals and tool calls (ids apart, which providers make up), reasoning left aside.
 bool td_x_store_same(const struct td_x_store *a, const struct td_x_store *b);
 
@@ -129,7 +131,9 @@ struct td_exchange {
     bool begun, tool_shown, refusal_shown, restart;
     bool text_lost; // `sent` could not take it all: no going on from it
     uint32_t revision;
-    struct td_buf sent; // text of choice 0 in this revision
+    struct td_buf sent;      // text of choice 0 in this revision
+    struct td_x_store calls; // its tool calls
+    bool calls_lost;         // which did not fit
     uint32_t sent_tokens;
     uint32_t chain[TD_ATTEMPTS_MAX], chain_count; // whose text it is, in order
     bool continued;                               // the lead goes on from another's text

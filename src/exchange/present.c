@@ -40,7 +40,9 @@ static struct td_x_out *out_add(struct td_exchange *x, enum td_x_out_type type, 
 static void forget_shown(struct td_exchange *x) {
     td_buf_clear(&x->sent);
     x->sent_tokens = 0;
-    x->tool_shown = x->refusal_shown = x->text_lost = false;
+    td_x_store_finish(&x->calls);
+    td_x_store_init(&x->calls);
+    x->tool_shown = x->refusal_shown = x->text_lost = x->calls_lost = false;
 }
 
 static void begin_chain(struct td_exchange *x, const struct td_x_attempt *a) {
@@ -213,6 +215,7 @@ void td_x_show(struct td_exchange *x, struct td_x_attempt *a, const struct td_ev
         break;
     case TD_EV_TOOL_CALL:
         x->tool_shown = true;
+        x->calls_lost |= td_x_store_add(&x->calls, ev, false) != TD_OK;
         shown.tool.tokens = NULL;
         shown.tool.token_count = 0;
         break;

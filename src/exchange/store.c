@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "exchange/internal.h"
+
+#include "base/json.h"
 #include "wire/openai_answer.h"
 
 void td_x_store_init(struct td_x_store *s) {
@@ -213,4 +215,42 @@ static bool covers(const struct td_x_store *a, const struct td_x_store *b) {
 
 bool td_x_store_same(const struct td_x_store *a, const struct td_x_store *b) {
     return covers(a, b) && covers(b, a);
+}
+
+// One call's arguments, put together from its pieces; *name from the piece that has it. False: there is none.
+static bool gather_call(const struct td_x_store *s, uint32_t index, struct td_str *name, struct td_buf *arguments,
+                        enum td_err *err) {
+    bool found = false;
+    *name = TD_STR_NONE;
+    td_buf_clear(arguments);
+    for (uint32_t i = 0; i < td_x_store_count(s) && *err == TD_OK; i++) {
+        const struct td_x_piece *p = &pieces(s)[i];
+        if (p->type != TD_EV_TOOL_CALL || p->choice != 0 || p->index != index)
+            continue;
+        found = true;
+        if (p->name_n)
+            *name = td_str_n(s->bytes.p + p->name_at, p->name_n);
+        if (p->n)
+            *err = td_buf_add(arguments, s->bytes.p + p->at, p->n);
+    }
+    return found;
+}
+
+enum td_err td_x_store_calls(const struct td_x_store *s, struct td_arena *arena, struct td_buf *out) {
+    struct td_buf arguments;
+    struct td_str name;
+    td_json *root;
+    td_buf_init(&arguments, TD_REPLY_BYTES_MAX);
+    enum td_err err = td_buf_addz(out, "{\"tool_calls\":[");
+    for (uint32_t i = 0; err == TD_OK && gather_call(s, i, &name, &arguments, &err) && err == TD_OK; i++) {
+        err = td_buf_addz(out, i ? ",{\"name\":" : "{\"name\":");
+        err = err ? err : td_buf_add_json(out, name);
+        err = err ? err : td_buf_addz(out, ",\"arguments\":");
+        bool json = td_json_parse(arena, td_buf_str(&arguments), TD_JSON_DEPTH_MAX, &root, NULL) == TD_OK;
+        if (err == TD_OK) // what is no JSON goes along as the text that it is
+            err = json ? td_buf_add_str(out, td_buf_str(&arguments)) : td_buf_add_json(out, td_buf_str(&arguments));
+        err = err ? err : td_buf_addc(out, '}');
+    }
+    td_buf_finish(&arguments);
+    return err ? err : td_buf_addz(out, "]}");
 }

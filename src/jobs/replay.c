@@ -41,6 +41,7 @@ struct td_replayer {
 // An entry's copy: what the callback of a query gives lives only during it.
 struct work {
     struct td_arena arena;
+    struct td_runtime *rt; // for on_due
     bool found;
     struct td_outbox_entry entry;
     enum td_err err;
@@ -70,6 +71,12 @@ static bool on_entry(void *user, const struct td_outbox_entry *e) {
     w->entry.cloud.target = keep(w, e->cloud.target);
     w->found = true;
     return false;
+}
+
+// Not while the client of it is still being answered: that answer belongs beside the later one.
+static bool on_due(void *user, const struct td_outbox_entry *e) {
+    struct work *w = user;
+    return td_call_keeps(w->rt, e->id) || on_entry(user, e);
 }
 
 // Waits on the condition; false when it is time to stop.
@@ -240,11 +247,11 @@ static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
 
 // Takes one entry as far as it goes. False: there was nothing to do.
 static bool work_one(struct td_replayer *r) {
-    struct work w = {.err = TD_OK};
+    struct work w = {.rt = r->rt, .err = TD_OK};
     struct td_error error;
-    struct td_outbox_filter filter = {.due_ms = td_wall_ms(), .limit = 1, .texts = true};
+    struct td_outbox_filter filter = {.due_ms = td_wall_ms(), .limit = UINT32_MAX >> 1, .texts = true};
     td_arena_init(&w.arena, TD_ARENA_BYTES_MAX);
-    enum td_err err = td_outbox_list(r->rt->store, &filter, on_entry, &w, &error);
+    enum td_err err = td_outbox_list(r->rt->store, &filter, on_due, &w, &error); // one is taken, its texts alone opened
     if (err == TD_OK && w.found && w.err == TD_OK) {
         struct td_outbox_move intent = {.from = w.entry.state, .to = TD_OUTBOX_INTENT_SENT};
         if (move(r, w.entry.id, &intent) == TD_OK) {

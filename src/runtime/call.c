@@ -11,6 +11,7 @@
 #include "target/words.h"
 
 static void free_call(struct td_call *call) {
+    td_call_keep_done(call);
     struct td_worker *w = call->worker;
     if (call->link) {
         *call->link = call->next;
@@ -395,6 +396,8 @@ static void on_end(struct td_call *call, const struct td_x_end *end) {
     td_histogram_add(rt->metrics.added, (td_now_ns() - call->arrival_ns) / 1000);
     if (end->kind == TD_X_END_DEGRADED)
         td_call_keep_answer(call);
+    else
+        td_call_keep_done(call);
     if (td_exchange_attempts(call->x) == 0)
         td_call_record(call, NULL, end->code);
 }

@@ -74,7 +74,8 @@ struct td_call {
     uint32_t tokens_used;
     // The outbox: what was queued for this request, and what a replay brings along.
     bool outbox_asked, outbox_acked;
-    const struct td_replay *replay; // NULL: a client's own request
+    struct td_call *keep_next, **keep_link; // in runtime->keeping; keep_link NULL: not in it
+    const struct td_replay *replay;         // NULL: a client's own request
 
     const struct td_presenter *presenter;
     // http.c
@@ -123,6 +124,10 @@ enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay
 // Queues the request for a better answer (outbox.c); the answer given meanwhile goes along when it is complete.
 void td_call_keep(struct td_call *call, enum td_x_outbox_why why);
 void td_call_keep_answer(struct td_call *call);
+// Nothing more comes to its entry from this call.
+void td_call_keep_done(struct td_call *call);
+// Some call still works on the answer that belongs beside this entry: it is not asked again before. Any thread.
+bool td_call_keeps(struct td_runtime *rt, struct td_str id);
 
 // Makes a call for `worker` with both references; any thread. NULL without memory.
 struct td_call *td_call_create(struct td_worker *worker);

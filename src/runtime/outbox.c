@@ -61,6 +61,38 @@ static void on_queued(void *arg, enum td_err err) {
     td_call_unref(call);
 }
 
+static void keep_open(struct td_call *call) {
+    struct td_runtime *rt = call->worker->runtime;
+    pthread_mutex_lock(&rt->keep_lock);
+    call->keep_next = rt->keeping;
+    call->keep_link = &rt->keeping;
+    if (call->keep_next)
+        call->keep_next->keep_link = &call->keep_next;
+    rt->keeping = call;
+    pthread_mutex_unlock(&rt->keep_lock);
+}
+
+void td_call_keep_done(struct td_call *call) {
+    struct td_runtime *rt = call->worker->runtime;
+    pthread_mutex_lock(&rt->keep_lock);
+    if (call->keep_link) {
+        *call->keep_link = call->keep_next;
+        if (call->keep_next)
+            call->keep_next->keep_link = call->keep_link;
+        call->keep_link = NULL;
+    }
+    pthread_mutex_unlock(&rt->keep_lock);
+}
+
+bool td_call_keeps(struct td_runtime *rt, struct td_str id) {
+    bool found = false;
+    pthread_mutex_lock(&rt->keep_lock);
+    for (const struct td_call *call = rt->keeping; call && !found; call = call->keep_next)
+        found = td_str_is(id, call->exchange_id);
+    pthread_mutex_unlock(&rt->keep_lock);
+    return found;
+}
+
 void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     struct td_runtime *rt = call->worker->runtime;
     const struct td_config *config = call->config;
@@ -94,9 +126,12 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     if (err == TD_OK)
         err = allowed_webhook(call, &allowed);
     entry.context = td_buf_str(&allowed);
-    if (err == TD_OK)
+    if (err == TD_OK) {
+        keep_open(call);
         err = td_outbox_add(rt->store, &entry, &ack, &e);
+    }
     if (err != TD_OK) {
+        td_call_keep_done(call);
         atomic_fetch_sub(&call->refs, 1);
         if (err != TD_ERR_NO_TARGET)
             td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(err));
@@ -109,6 +144,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
 
 static void on_answer_kept(void *arg, enum td_err err) {
     struct td_call *call = arg;
+    td_call_keep_done(call);
     if (err != TD_OK)
         td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=keep_answer err=%s", td_err_code(err));
     td_call_unref(call);
@@ -117,11 +153,17 @@ static void on_answer_kept(void *arg, enum td_err err) {
 void td_call_keep_answer(struct td_call *call) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_error e;
-    if (!call->outbox_asked || call->last_origin >= TD_ATTEMPTS_MAX)
+    if (!call->outbox_asked || call->last_origin >= TD_ATTEMPTS_MAX) {
+        td_call_keep_done(call);
         return;
+    }
     struct td_origin origin = td_call_origin(call, call->last_origin);
+    struct td_buf text;
+    td_buf_init(&text, TD_REPLY_BYTES_MAX);
+    if (td_exchange_answer(call->x, &text) != TD_OK)
+        td_buf_clear(&text);
     struct td_outbox_answer local = {
-        .body = td_exchange_text(call->x),
+        .body = td_buf_str(&text),
         .target = origin.target,
         .model = origin.model,
         .quality = call->config->targets[call->slots[call->last_origin].start.target].quality,
@@ -130,8 +172,12 @@ void td_call_keep_answer(struct td_call *call) {
     struct td_outbox_move move = {.from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_ANSWERED_LOCALLY, .local = &local};
     struct td_ack ack = {call->worker->loop, on_answer_kept, call};
     atomic_fetch_add(&call->refs, 1);
-    if (td_outbox_move(rt->store, td_str_of(call->exchange_id), &move, &ack, &e) != TD_OK)
+    // An answer that says nothing is none: the entry waits without one.
+    if (!text.n || td_outbox_move(rt->store, td_str_of(call->exchange_id), &move, &ack, &e) != TD_OK) {
         atomic_fetch_sub(&call->refs, 1);
+        td_call_keep_done(call);
+    }
+    td_buf_finish(&text);
 }
 
 // ------------------------------------------------------------------------------------------------------------- replay
@@ -153,7 +199,13 @@ static void replay_emit(struct td_call *call, const struct td_x_out *list, uint3
             struct td_origin origin = td_call_origin(call, call->last_origin);
             const struct td_target *t = &call->config->targets[call->slots[call->last_origin].start.target];
             call->sink_done = true;
-            struct td_replayed answer = {.body = td_exchange_text(call->x),
+            struct td_buf text;
+            td_buf_init(&text, TD_REPLY_BYTES_MAX);
+            enum td_err err = td_exchange_answer(call->x, &text);
+            if (err == TD_OK && !td_str_trim(td_buf_str(&text)).n)
+                err = TD_ERR_UPSTREAM_GARBAGE; // an answer that says nothing is none; another try may say more
+            struct td_replayed answer = {.err = err,
+                                         .body = td_buf_str(&text),
                                          .target = origin.target,
                                          .model = origin.model,
                                          .quality = t->quality,
@@ -161,6 +213,7 @@ static void replay_emit(struct td_call *call, const struct td_x_out *list, uint3
                                          .local_estimate = estimate_of(call, r->local_target),
                                          .sent = true};
             r->done(r->user, &answer);
+            td_buf_finish(&text);
         } else if (o->type == TD_X_OUT_ERROR) {
             bool sent = false;
             for (uint32_t a = 0; a < td_exchange_attempts(call->x); a++)

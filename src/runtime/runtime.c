@@ -432,6 +432,7 @@ int td_runtime_create(const struct td_options *options, struct td_runtime **out,
     if (!rt)
         return td_failure_set(failure, TD_ERR_NOMEM, "out of memory");
     pthread_mutex_init(&rt->lock, NULL);
+    pthread_mutex_init(&rt->keep_lock, NULL);
     rt->epoch = 1;
     rt->started_ns = td_now_ns();
     name_metrics(rt);

@@ -63,6 +63,8 @@ struct td_runtime {
     const char *hosts[64], *origins[64]; // of td_listen_settings_get
     uint64_t started_ns, pruned_ns;
     struct td_events *events;     // events.h
+    pthread_mutex_t keep_lock;    // guards keeping
+    struct td_call *keeping;      // calls whose request is kept and whose own answer is not yet beside it
     struct td_replayer *replayer; // jobs/replay.h; kept here for jobs/open.c, as is:
     struct td_webhook_sender *webhook;
     struct {

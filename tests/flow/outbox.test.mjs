@@ -2,8 +2,9 @@
 // What is kept for later, on the whole daemon: how two answers are reconciled, what a person may decide, which answer a
 // conversation goes on from, who is told, and what the forced states of the network do.
 import assert from "node:assert/strict";
+import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
-import { scratch, startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
+import { startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
 
 const deviceOf = (d, more = "") => `  - {name: device, tier: device, provider: openai, base_url: "${d.url}", model: small, terminal: true, quality: 0.3${more}}\n`;
 // Over a proxy it is a target beyond this machine, which the state of the network speaks of.
@@ -28,6 +29,10 @@ async function house({ reconcile = "take_better", same = false, away = false, mo
     assert.equal(kept.tandem.degraded, true);
     assert.equal(kept.tandem.queued, true);
     return kept;
+  };
+  self.online = async () => { // from "connectivity: offline"
+    writeFileSync(t.file, readFileSync(t.file, "utf8").replace("connectivity: offline", "connectivity: auto"));
+    t.child.proc.kill("SIGHUP");
   };
   self.get = async (id) => (await fetch(`${t.url}/v1/tandem/exchanges/${id}`)).json();
   self.settled = (id, state = "reconciled") => until(async () => {
@@ -119,11 +124,11 @@ test("ask: a person sees both and decides; the client is told of the question an
 });
 
 test("drop and retry: what a person drops is not asked again; what was rejected is, when told to", async () => {
-  const h = await house({ outbox: ", expiry_s: 3600" });
-  const gone = await h.keep("drop me"), back = await h.keep("reject me first");
+  const h = await house({ away: true, outbox: ", expiry_s: 3600", more: "connectivity: offline\n" });
+  const gone = await h.ask(user("drop me")), back = await h.ask(user("reject me first"));
   assert.equal((await h.outbox("drop", gone.id)).json.state, "dropped");
   await h.c.standing({ content_policy: true }); // no later try can mend that
-  await h.c.down(false);
+  await h.online();
   const rejected = await h.settled(back.id, "rejected");
   assert.equal(rejected.error, "tandem.content_policy");
   await h.c.standing(null);
@@ -193,9 +198,7 @@ test("connectivity: offline answers on the device at once, keeps what asks for i
   assert.equal(pinned.status, 503);
   assert.equal((await h.c.log()).requests.length, 0);
   assert.equal((await h.get(kept.id)).state, "answered_locally");
-  const { readFileSync, writeFileSync } = await import("node:fs");
-  writeFileSync(h.t.file, readFileSync(h.t.file, "utf8").replace("connectivity: offline", "connectivity: auto"));
-  h.t.child.proc.kill("SIGHUP");
+  await h.online();
   assert.equal((await h.settled(kept.id)).accepted, "cloud");
   await h.t.stop();
 });
@@ -244,8 +247,20 @@ test("a conversation that has a name goes on from the answer that was accepted, 
   assert.equal(await history(h.t, second(kept.text), { conversation: "talk-2" }), kept.text, "there the local one was kept");
   assert.equal(await history(h.t, second(kept.text), {}), kept.text, "nobody is rewritten who gave no name");
   await h.t.stop();
-  const { readFileSync } = await import("node:fs");
   const t = await startTandem(readFileSync(h.t.file, "utf8").split("\n").slice(3).join("\n"), { dir: h.t.dir });
   assert.equal(await history(t, second(kept.text), wish), later);
   await t.stop();
+});
+
+test("tool calls are answers too: kept, compared as data, and agreed on", async () => {
+  const tools = [{ type: "function", function: { name: "timer", parameters: { type: "object" } } }];
+  const h = await house();
+  await h.c.down(true);
+  const call = async (json) => h.ask(user(`TOOL:timer ${json}`), {}, { tools });
+  const same = await call('{"minutes": 10, "name": "tea"}');
+  await h.c.down(false);
+  const e = await h.settled(same.id);
+  assert.deepEqual(JSON.parse(e.local_text), { tool_calls: [{ name: "timer", arguments: { minutes: 10, name: "tea" } }] });
+  assert.equal(e.verdict, "agree");
+  await h.t.stop();
 });

@@ -216,6 +216,21 @@ test("progressive: the example of thirty lines, and `tandem ask --progressive`, 
   await t.stop();
 });
 
+test("`tandem ask --progressive` on a terminal draws the better answer over the draft", async (context) => {
+  const c = await startUpstream("--tokens", "10", "--first-token-ms", "400");
+  const t = await startTandem(`targets:\n  - {name: device, tier: device, provider: llama, model: "${starter}", class: command, quality: 0.35}\n${cloud(c.url)}`);
+  await t.post({ model: "device", messages: user("hello"), max_tokens: 5 });
+  const line = `${TANDEM} ask --progressive --no-tools "turn on the kitchen lights" --config ${t.file}`;
+  const { stdout } = await run("script", ["-qec", line, "/dev/null"]).catch((e) => e.code === "ENOENT" ? context.skip("no script(1)") ?? {} : Promise.reject(e));
+  if (stdout) {
+    const plain = await whole(t, [{ role: "user", content: "turn on the kitchen lights" }]);
+    const [draft, ...rest] = stdout.split("\x1b[J");
+    assert.ok(draft.trim().length > 0 && !draft.includes(plain));
+    assert.ok(rest.at(-1).startsWith(plain), stdout);
+  }
+  await t.stop();
+});
+
 test("cascade: nothing of a draft that is not trusted is shown, streaming or not; each target has its own threshold", async () => {
   const c = await startUpstream("--tokens", "20");
   const t = await startTandem(`targets:
