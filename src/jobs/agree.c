@@ -40,20 +40,18 @@ struct reading {
 
 // ---- words out of bytes
 
-// What is left of a letter without its accent; NULL: it stays as it is.
-static const char *plain_letter(uint32_t c) {
-    static const char *const latin1 = "aaaaaa.ceeeeiiiidnooooo.ouuuuy..aaaaaa.ceeeeiiiidnooooo.ouuuuy.y";
-    static char one[2];
-    if (c == 0xdf)
-        return "ss";
-    if (c == 0xe6 || c == 0xc6)
-        return "ae";
-    if (c == 0x153 || c == 0x152)
-        return "oe";
+// What is left of a letter without its accent; 0: it stays as it is.
+static size_t plain_letter(uint32_t c, char out[2]) {
+    static const char latin1[] = "aaaaaa.ceeeeiiiidnooooo.ouuuuy..aaaaaa.ceeeeiiiidnooooo.ouuuuy.y";
+    const char *two = c == 0xdf ? "ss" : c == 0xe6 || c == 0xc6 ? "ae" : c == 0x153 || c == 0x152 ? "oe" : NULL;
+    if (two) {
+        memcpy(out, two, 2);
+        return 2;
+    }
     if (c < 0xc0 || c > 0xff || latin1[c - 0xc0] == '.')
-        return NULL;
-    memcpy(one, &latin1[c - 0xc0], 1);
-    return one;
+        return 0;
+    *out = latin1[c - 0xc0];
+    return 1;
 }
 
 struct cursor {
@@ -239,10 +237,11 @@ static struct td_str take_letters(struct cursor *k, char out[WORD_BYTES_MAX], bo
             break;
         letters += is_letter(k->c);
         uppers += is_upper(k->c);
-        const char *plain = plain_letter(k->c);
+        char letter[2];
+        size_t plain = plain_letter(k->c, letter);
         if (plain) {
-            memcpy(out + n, plain, strlen(plain));
-            n += strlen(plain);
+            memcpy(out + n, letter, plain);
+            n += plain;
         } else if (k->c < 0x80) {
             out[n++] = (char)(k->c >= 'A' && k->c <= 'Z' ? k->c + 32 : k->c);
         } else {

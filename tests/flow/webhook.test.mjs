@@ -12,7 +12,7 @@ import { scratch, startTandem, startUpstream, tandem, until, user } from "./lib.
 const SECRET = "whsec_" + Buffer.from("a secret of twenty-four b").toString("base64");
 
 // A receiver with a private CA. `behave(delivery)` gives the status; no `port`: a free one.
-async function receiver(folder, behave = () => 200, port = 0) {
+async function receiver(folder, behave = () => 200, port = 0, headers = {}) {
   const seen = [];
   const server = createServer({ key: readFileSync(join(folder, "server.key")), cert: readFileSync(join(folder, "server.pem")) },
     (req, res) => {
@@ -21,7 +21,7 @@ async function receiver(folder, behave = () => 200, port = 0) {
       req.on("end", () => {
         const delivery = { id: req.headers["webhook-id"], headers: req.headers, body, event: JSON.parse(body) };
         seen.push(delivery);
-        res.writeHead(behave(delivery, seen.length));
+        res.writeHead(behave(delivery, seen.length), headers);
         res.end();
       });
     });
@@ -142,6 +142,34 @@ test("one event that is refused for good does not hold up the others", async () 
   const next = await keep(h, "two");
   await until(() => hook.seen.some((d) => d.event.exchange === next.id), "the next event", 60000);
   assert.equal(hook.seen.filter((d) => d.event.exchange === refused).length, 5);
+  await h.t.stop();
+});
+
+test("a redirect is not followed: neither the text nor the token goes where a receiver points", async () => {
+  const folder = await tlsFolder();
+  const elsewhere = await receiver(folder);
+  const hook = await receiver(folder, (_, n) => (n === 1 ? 307 : 200), 0, { location: `https://127.0.0.1:${elsewhere.port}/tandem` });
+  const h = await house(hook.port, folder);
+  await keep(h, "where to");
+  await until(() => hook.seen.length >= 2, "the second try", 30000);
+  assert.equal(elsewhere.seen.length, 0);
+  assert.equal(hook.seen[1].id, hook.seen[0].id);
+  // Each try has its receipt in the chain, as every egress has.
+  const verify = JSON.parse((await tandem(["ledger", "verify", "--json", "--config", h.t.file])).stdout);
+  assert.equal(verify.valid, true);
+  assert.ok(verify.receipts >= 4, JSON.stringify(verify)); // the request, its replay, two deliveries
+  await h.t.stop();
+});
+
+test("a receiver whose certificate is not accepted, or that answers another name, gets nothing", async () => {
+  const folder = await tlsFolder(), other = await tlsFolder(); // another authority
+  const hook = await receiver(other);
+  const h = await house(hook.port, folder);
+  const kept = await keep(h, "who are you");
+  const state = async () => (await (await fetch(`${h.t.url}/v1/tandem/exchanges/${kept.id}`)).json()).state;
+  await until(async () => (await state()) === "reconciled", "the later answer", 30000);
+  await until(() => /while=deliver .*err=tandem.upstream.tls/.test(h.t.child.stderr), "a refused handshake", 30000);
+  assert.equal(hook.seen.length, 0);
   await h.t.stop();
 });
 
