@@ -187,16 +187,22 @@ int td_cli_completion(const char *shell, FILE *out) {
 }
 
 static void man_options(const struct td_opt *o, FILE *out) {
-    for (; o && o->name; o++)
-        fprintf(out, ".TP\n\\fB\\-\\-%s\\fR%s%s\n%s\n", o->name, o->value ? " " : "", o->value ? o->value : "",
-                o->help);
+    for (; o && o->name; o++) {
+        fputs(".TP\n", out);
+        if (o->letter)
+            fprintf(out, "\\fB\\-%c\\fR, ", o->letter);
+        fprintf(out, "\\fB\\-\\-%s\\fR%s%s\n%s\n", o->name, o->value ? " " : "", o->value ? o->value : "", o->help);
+    }
 }
 
 void td_cli_man(FILE *out) {
-    fprintf(out,
-            ".TH TANDEM 1 \"\" \"Tandem %s\"\n.SH NAME\ntandem \\- hybrid AI runtime\n.SH SYNOPSIS\n\\fBtandem\\fR "
-            "COMMAND [options] ...\n.SH COMMANDS\n",
-            td_version());
+    fprintf(
+        out,
+        ".TH TANDEM 1 \"\" \"Tandem %s\"\n.SH NAME\ntandem \\- hybrid AI runtime\n.SH SYNOPSIS\n\\fBtandem\\fR "
+        "COMMAND [options] ...\n.SH DESCRIPTION\nAnswers AI requests where they belong: on this machine, nearby or in "
+        "the cloud. It speaks the API that OpenAI clients use, decides for each request which model may and shall "
+        "answer, falls back both ways, works offline, and records every attempt.\n.SH COMMANDS\n",
+        td_version());
     for (int i = 0; td_commands[i]; i++) {
         fprintf(out, ".SS tandem %s %s\n%s.\n", td_commands[i]->name, td_commands[i]->arguments, td_commands[i]->help);
         if (td_commands[i]->details)
@@ -205,9 +211,16 @@ void td_cli_man(FILE *out) {
     }
     fprintf(out, ".SH COMMON OPTIONS\n");
     man_options(common_options, out);
-    fprintf(out, ".SH EXIT STATUS\n.TP\n0\nsuccess\n.TP\n1\nthe operation failed\n.TP\n2\nwrong usage, or an invalid "
-                 "configuration\n.TP\n3\na running daemon is needed and there is none\n.TP\n130\ncancelled\n"
-                 ".SH ENVIRONMENT\n.TP\nTANDEM_CONFIG\nthe configuration file\n.TP\nNO_COLOR\nno colour\n");
+    fprintf(
+        out,
+        ".SH EXIT STATUS\n.TP\n0\nsuccess\n.TP\n1\nthe operation failed\n.TP\n2\nwrong usage, or an invalid "
+        "configuration\n.TP\n3\na running daemon is needed and there is none\n.TP\n130\ncancelled\n"
+        ".SH ENVIRONMENT\n.TP\nTANDEM_CONFIG\nthe configuration file\n.TP\nNO_COLOR\nno colour\n.TP\n"
+        "HF_ENDPOINT, HF_TOKEN\na mirror of Hugging Face, and the token for it\n"
+        ".SH FILES\n.TP\ntandem.yaml\nthe configuration, where none is named\n.TP\n~/.local/share/tandem\n"
+        "the data directory: ledger, outbox, keys, models, and tandem.sock, through which the commands reach the "
+        "daemon\n.SH EXAMPLES\n.nf\ntandem serve\ntandem ask \"set a timer for 10 minutes\"\ntandem explain "
+        "\"who won the match yesterday?\"\ntandem models pull owner/name:file.gguf\ntandem ledger tail \\-f\n.fi\n");
 }
 
 // How many letters apart (Levenshtein 1965), for words as short as commands.

@@ -224,10 +224,7 @@ static const char *const migrations[] = {
     " wall_ms INTEGER);"
     "CREATE INDEX events_tenant ON events(tenant,id);"
     "CREATE TABLE conversations(tenant TEXT, conversation TEXT, exchange TEXT, accepted INTEGER, wall_ms INTEGER,"
-    " PRIMARY KEY(tenant,conversation)) WITHOUT ROWID;"
-    "CREATE TABLE answers(exchange TEXT PRIMARY KEY, tenant TEXT, conversation TEXT, status TEXT, revision INTEGER,"
-    " body BLOB, wall_ms INTEGER, expires_ms INTEGER);"
-    "CREATE INDEX answers_expire ON answers(expires_ms);",
+    " PRIMARY KEY(tenant,conversation)) WITHOUT ROWID;",
 };
 #define SCHEMA_VERSION ((int)(sizeof migrations / sizeof *migrations))
 

@@ -468,11 +468,6 @@ static enum td_err run_sweep(struct td_store *store, struct td_db *db, void *arg
     if (err == TD_OK)
         err = forget(db, "DELETE FROM events WHERE wall_ms<?1 AND id IN (SELECT id FROM events ORDER BY id LIMIT ?2)",
                      w->now_ms - w->keep_ms, w->limit, e);
-    if (err == TD_OK)
-        err = forget(db,
-                     "DELETE FROM answers WHERE exchange IN (SELECT exchange FROM answers WHERE expires_ms<=?1"
-                     " ORDER BY expires_ms LIMIT ?2)",
-                     w->now_ms, w->limit, e);
     return err;
 }
 
@@ -632,7 +627,7 @@ enum td_err td_outbox_size(struct td_store *store, struct td_outbox_size *out, s
     return err;
 }
 
-// ---- events, conversations, answers ----
+// ---- events, conversations ----
 
 // Steps a bound statement over events; gives the connection back.
 static enum td_err each_event(struct td_store *store, struct td_db *db, sqlite3_stmt *s, td_event_record_fn fn,
@@ -762,86 +757,6 @@ enum td_err td_conversation_get(struct td_store *store, struct td_str tenant, st
     else
         err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no answer of this conversation was accepted yet")
                                 : td_db_fail(db, "reading a conversation", e);
-    if (s)
-        sqlite3_reset(s);
-    td_reader_give(store, db);
-    return err;
-}
-
-static enum td_err run_answer(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
-    const struct td_answer_record *a = arg;
-    (void)store;
-    sqlite3_stmt *s = td_db_statement(
-        db, "INSERT INTO answers(exchange,tenant,conversation,status,revision,body,wall_ms,expires_ms)"
-            " VALUES(?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT(exchange) DO UPDATE SET status=excluded.status,"
-            "revision=excluded.revision,body=excluded.body,wall_ms=excluded.wall_ms,expires_ms=excluded.expires_ms"
-            " WHERE excluded.revision>answers.revision AND excluded.tenant=answers.tenant");
-    if (s) {
-        td_db_bind_str(s, 1, a->exchange);
-        td_db_bind_str(s, 2, a->tenant);
-        td_db_bind_str(s, 3, a->conversation);
-        td_db_bind_str(s, 4, a->status);
-        td_db_bind_int(s, 5, a->revision);
-        td_db_bind_blob(s, 6, a->body);
-        td_db_bind_int(s, 7, a->wall_ms);
-        td_db_bind_int(s, 8, a->expires_ms);
-    }
-    enum td_err err = td_db_done(db, s, "keeping an answer", e);
-    if (err == TD_OK && td_db_changes(db) == 0)
-        err = td_error_set(e, TD_ERR_USAGE, "a newer revision of this answer is kept already");
-    return err;
-}
-
-enum td_err td_answer_put(struct td_store *store, const struct td_answer_record *answer, const struct td_ack *ack,
-                          struct td_error *e) {
-    if (answer->exchange.n == 0 || answer->exchange.n > TD_NAME_BYTES_MAX)
-        return td_error_set(e, TD_ERR_USAGE, "an answer needs its exchange's id");
-    if (answer->body.n > TD_OUTBOX_ENTRY_BYTES_MAX)
-        return td_error_set(e, TD_ERR_LIMIT, "the answer is too large to be kept");
-    struct td_op *op = td_op_create(sizeof *answer, OP_BYTES_MAX);
-    if (!op)
-        return no_memory(op, e);
-    struct td_answer_record *a = op->arg;
-    *a = *answer;
-    if (!seal_into(store, &op->arena, "answer", answer->exchange, answer->body, &a->body) ||
-        !keep(&op->arena, &a->exchange) || !keep(&op->arena, &a->tenant) || !keep(&op->arena, &a->conversation) ||
-        !keep(&op->arena, &a->status))
-        return no_memory(op, e);
-    op->run = run_answer;
-    return td_op_submit(store, op, ack, e);
-}
-
-enum td_err td_answer_get(struct td_store *store, struct td_str tenant, struct td_str exchange, int64_t now_ms,
-                          td_answer_record_fn fn, void *user, struct td_error *e) {
-    struct td_db *db;
-    struct td_buf buf = {0};
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s = td_db_statement(db, "SELECT exchange,tenant,conversation,status,revision,body,wall_ms,expires_ms"
-                                          " FROM answers WHERE exchange=?1 AND tenant=?2 AND expires_ms>?3");
-    if (s) {
-        td_db_bind_str(s, 1, exchange);
-        td_db_bind_str(s, 2, tenant);
-        td_db_bind_int(s, 3, now_ms);
-    }
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    if (rc == SQLITE_ROW) {
-        struct td_answer_record a = {.exchange = td_db_str(s, 0),
-                                     .tenant = td_db_str(s, 1),
-                                     .conversation = td_db_str(s, 2),
-                                     .status = td_db_str(s, 3),
-                                     .revision = (uint32_t)sqlite3_column_int64(s, 4),
-                                     .wall_ms = sqlite3_column_int64(s, 6),
-                                     .expires_ms = sqlite3_column_int64(s, 7)};
-        err = open_text(store, "answer", a.exchange, td_db_blob(s, 5), &buf, &a.body, e);
-        if (err == TD_OK)
-            fn(user, &a);
-    } else {
-        err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no answer of this exchange is kept")
-                                : td_db_fail(db, "reading an answer", e);
-    }
-    td_buf_finish(&buf);
     if (s)
         sqlite3_reset(s);
     td_reader_give(store, db);

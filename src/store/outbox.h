@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The outbox: requests kept durably for a better answer later, the events that tell their clients of it, the answer a
-// conversation goes on from, and final answers for GET /v1/tandem/exchanges/{id}. Bounded in entries and bytes; texts
-// are sealed at rest with a key of the data directory. Every change is one transaction; its ack says it is durable.
-// `ack` NULL: the call itself waits (milliseconds: not from a worker's loop). Callbacks of queries must not call the
-// store; their views live during the call.
+// The outbox: requests kept durably for a better answer later, the events that tell their clients of it, and the
+// answer a conversation goes on from. Bounded in entries and bytes; texts are sealed at rest with a key of the data
+// directory. Every change is one transaction; its ack says it is durable. `ack` NULL: the call itself waits
+// (milliseconds: not from a worker's loop). Callbacks of queries must not call the store; their views live during the
+// call.
 //
 //   queued ──► answered_locally ──► intent_sent ──► answered_by_cloud ──► reconciled
 //      └──────────────────────────────►┘ │ └─► (failed: back to where it came from, attempts + 1)
@@ -103,7 +103,7 @@ enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struc
 // A person's "try again now": EXPIRED, REJECTED back to waiting with a new expiry; waiting ones lose their delay.
 enum td_err td_outbox_retry(struct td_store *store, struct td_str id, int64_t now_ms, int64_t expires_ms,
                             struct td_error *e) TD_MUST_USE;
-// Moves what waits past its expiry to EXPIRED (with an event) and removes finished entries, events and answers older
+// Moves what waits past its expiry to EXPIRED (with an event) and removes finished entries and events older
 // than `keep_ms`. At most `limit` of each kind a call.
 enum td_err td_outbox_sweep(struct td_store *store, int64_t now_ms, int64_t keep_ms, uint32_t limit,
                             const struct td_ack *ack, struct td_error *e) TD_MUST_USE;
@@ -154,20 +154,5 @@ struct td_conversation_head {
 typedef bool (*td_conversation_fn)(void *user, const struct td_conversation_head *head);
 enum td_err td_conversation_get(struct td_store *store, struct td_str tenant, struct td_str conversation,
                                 td_conversation_fn fn, void *user, struct td_error *e) TD_MUST_USE;
-
-// Final answers, kept until they expire; a put with a higher revision replaces, a lower one is refused (TD_ERR_USAGE).
-struct td_answer_record {
-    struct td_str exchange, tenant, conversation;
-    struct td_str status; // "complete", "pending", "failed"
-    uint32_t revision;
-    struct td_str body; // JSON; sealed at rest
-    int64_t wall_ms, expires_ms;
-};
-typedef bool (*td_answer_record_fn)(void *user, const struct td_answer_record *answer);
-enum td_err td_answer_put(struct td_store *store, const struct td_answer_record *answer, const struct td_ack *ack,
-                          struct td_error *e) TD_MUST_USE;
-// Nothing of another tenant is ever found. TD_ERR_NOT_FOUND, also when expired at `now_ms`.
-enum td_err td_answer_get(struct td_store *store, struct td_str tenant, struct td_str exchange, int64_t now_ms,
-                          td_answer_record_fn fn, void *user, struct td_error *e) TD_MUST_USE;
 
 #endif

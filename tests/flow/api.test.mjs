@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
 import { after, test } from "node:test";
-import { cloud, startTandem, startUpstream, tandem, user } from "./lib.mjs";
+import { ROOT, cloud, startTandem, startUpstream, tandem, user } from "./lib.mjs";
 
 // A provider with fields of its own, which the scripted upstream does not have.
 const seen = [];
@@ -135,6 +135,24 @@ tenants:\n  - {name: default, rate: {requests_per_min: 2}}\n  - {name: shop}\n`)
   for (let i = 0; i < 4; i++)
     keyed.push((await b.post({ model: "auto", messages: user("ECHO:x") }, undefined, { authorization: `Bearer ${key}` })).status);
   assert.deepEqual(keyed, [200, 200, 200, 429]);
+});
+
+test("an input longer than the local model's context: an error before work starts, or a target with more", async () => {
+  const b = await startTandem(`
+targets:
+  - {name: device, tier: device, provider: llama, model: ${ROOT}/models/starter.gguf, fallback: [cloud]}
+  - {name: alone, tier: device, provider: llama, model: ${ROOT}/models/starter.gguf}
+${cloud("cloud", upstream.url)}`);
+  const long = (i) => user(`number ${i}: ${"a longer story ".repeat(3000)}`);
+  for (let i = 0; i < 2; i++) { // the first tells the host's own word, the second what was learned from it
+    const r = await b.post({ model: "device", messages: long(i) });
+    assert.equal(r.status, 200, await r.clone().text());
+    assert.equal(r.headers.get("x-tandem-target"), "cloud");
+    const e = await b.post({ model: "alone", messages: long(i + 2) });
+    assert.equal(e.status, 400);
+    assert.equal((await e.json()).error.code, "tandem.context_length");
+  }
+  await upstream.reset();
 });
 
 test("each reason why nobody may answer has its own error", async () => {

@@ -63,6 +63,8 @@ test("the installed command answers from its own model", () => {
 test("manual page and completions are there and well-formed", () => {
   const man = readFileSync(the("/man1/tandem.1"), "utf8");
   assert.match(man, /^\.TH TANDEM 1/);
+  for (const line of man.split("\n").filter((l) => /^[.']/.test(l)))
+    assert.match(line, /^\.(TH|SH|SS|PP|TP|nf|fi)\b/, "every line that begins with a dot is a macro");
   for (const command of ["serve", "ask", "explain", "check", "models", "keys", "ledger", "outbox", "eval"])
     assert.ok(man.includes(`tandem ${command}`), command);
   const bash = the("/completions/tandem.bash");

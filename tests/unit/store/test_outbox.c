@@ -343,40 +343,6 @@ static void what_is_due_comes_by_priority_and_age(void **state) {
     assert_int_equal(size.by_state[TD_OUTBOX_DROPPED], 0);
 }
 
-static bool on_answer(void *user, const struct td_answer_record *a) {
-    snprintf(user, 64, "%u:%.*s:%.*s", a->revision, TD_STR_ARG(a->status), TD_STR_ARG(a->body));
-    return true;
-}
-
-static void answers_are_kept_by_tenant_until_they_expire(void **state) {
-    (void)state;
-    char got[64];
-    struct td_answer_record a = {.exchange = TD_STR("X1"),
-                                 .tenant = TD_STR("acme"),
-                                 .status = TD_STR("pending"),
-                                 .revision = 1,
-                                 .body = TD_STR("draft"),
-                                 .wall_ms = 10,
-                                 .expires_ms = 1000};
-    open_store(NULL);
-    assert_ok(td_answer_put(store, &a, NULL, NULL));
-    a.revision = 2;
-    a.status = TD_STR("complete");
-    a.body = TD_STR("better");
-    assert_ok(td_answer_put(store, &a, NULL, NULL));
-    a.revision = 1;
-    assert_int_equal(td_answer_put(store, &a, NULL, NULL), TD_ERR_USAGE);
-    a.revision = 3;
-    a.tenant = TD_STR("thief");
-    assert_int_equal(td_answer_put(store, &a, NULL, NULL), TD_ERR_USAGE);
-    assert_ok(td_answer_get(store, TD_STR("acme"), TD_STR("X1"), 999, on_answer, got, NULL));
-    assert_string_equal(got, "2:complete:better");
-    assert_int_equal(td_answer_get(store, TD_STR("thief"), TD_STR("X1"), 999, on_answer, got, NULL), TD_ERR_NOT_FOUND);
-    assert_int_equal(td_answer_get(store, TD_STR("acme"), TD_STR("X1"), 1000, on_answer, got, NULL), TD_ERR_NOT_FOUND);
-    assert_ok(td_outbox_sweep(store, 1000, 0, 10, NULL, NULL));
-    assert_int_equal(td_answer_get(store, TD_STR("acme"), TD_STR("X1"), 999, on_answer, got, NULL), TD_ERR_NOT_FOUND);
-}
-
 struct acked {
     struct td_loop *loop;
     int calls, wrong;
@@ -493,7 +459,6 @@ int main(void) {
         T(only_the_arrows_of_the_diagram_exist),
         T(it_is_bounded_in_entries_and_bytes),
         T(what_is_due_comes_by_priority_and_age),
-        T(answers_are_kept_by_tenant_until_they_expire),
         T(acks_of_many_changes_all_come),
         T(the_catalogue_refuses_names_that_are_paths),
         T(every_allocation_may_fail),
