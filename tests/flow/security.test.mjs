@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { copyFileSync, existsSync, readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from "node:fs";
+import { request } from "node:https";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -113,6 +114,45 @@ test("an address of every kind is refused beyond loopback, also with a key but n
     assert.notEqual(r.code, 0, listen);
     assert.match(r.stderr, /TLS|listen/i, listen);
   }
+});
+
+test("beyond loopback it serves with key and TLS, and who must show a certificate must show a good one", async () => {
+  const dir = scratch(), at = (name) => join(dir, name);
+  const openssl = (...args) => execFileSync("openssl", args, { stdio: "ignore" });
+  const ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+  for (const ca of ["ca", "other"]) {
+    openssl("req", "-x509", ...ec, "-subj", `/CN=${ca}`, "-keyout", at(`${ca}.key`), "-out", at(`${ca}.pem`));
+    writeFileSync(at("ext"), "subjectAltName=IP:127.0.0.1");
+    for (const who of ["server", "client"]) {
+      openssl("req", "-new", ...ec.slice(0, 5), "-subj", `/CN=${who}`, "-keyout", at(`${ca}-${who}.key`), "-out", at("csr"));
+      openssl("x509", "-req", "-in", at("csr"), "-CA", at(`${ca}.pem`), "-CAkey", at(`${ca}.key`), "-CAcreateserial", "-days", "2", "-extfile", at("ext"), "-out", at(`${ca}-${who}.pem`));
+    }
+  }
+  const up = await startUpstream(), file = at("tandem.yaml");
+  const base = `version: 1\ndata_dir: ${dir}/data\ntargets:\n${cloud("cloud", up.url)}`;
+  writeFileSync(file, base);
+  const { key } = JSON.parse((await tandem(["keys", "create", "--json", "--tenant", "acme", "--config", file])).stdout);
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url)}tls: {cert: "${at("ca-server.pem")}", key: "${at("ca-server.key")}", client_ca: "${at("ca.pem")}"}\n`,
+    { dir, listen: "0.0.0.0:0" });
+  const port = t.child.stdout.match(/listens on https:\/\/\S+:(\d+)/)[1];
+  const ask = (options, auth = `Bearer ${key}`) => new Promise((resolve) => {
+    const body = JSON.stringify({ model: "auto", messages: user("ECHO:x") });
+    const r = request({ host: "127.0.0.1", port, method: "POST", path: "/v1/chat/completions", agent: false, ca: readFileSync(at("ca.pem")),
+      headers: { "content-type": "application/json", "content-length": body.length, ...(auth && { authorization: auth }) }, ...options }, (res) => {
+      res.resume().on("end", () => resolve(res.statusCode)).on("error", () => resolve("refused"));
+    });
+    r.on("error", () => resolve("refused")).end(body);
+  });
+  const shown = (ca) => ({ cert: readFileSync(at(`${ca}-client.pem`)), key: readFileSync(at(`${ca}-client.key`)) });
+  assert.equal(await ask(shown("ca")), 200);
+  assert.equal(await ask(shown("ca"), null), 401, "a certificate is no key");
+  assert.equal(await ask({}), "refused", "no certificate");
+  assert.equal(await ask(shown("other")), "refused", "a certificate of somebody else's");
+  assert.equal(await ask({ ...shown("ca"), maxVersion: "TLSv1.1", minVersion: "TLSv1", ciphers: "DEFAULT@SECLEVEL=0" }), "refused", "old TLS");
+  const plain = await raw(`http://127.0.0.1:${port}`, `GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\n\r\n`);
+  assert.ok(!plain.includes("200 OK"), "plain HTTP on the TLS port");
+  assert.equal((await up.log()).requests.length, 1);
+  await t.stop();
 });
 
 test("names are never paths: not a model's in a request, not an exchange's, not one on the command line", async () => {
