@@ -127,6 +127,8 @@ static bool put(struct td_runtime *rt, const struct ask *ask) {
     }
     if (a.code[0] && strncmp(a.code, "tandem.", 7) != 0)
         complain("an error without a code of ours", a.code);
+    if (failing == 0 && a.code[0] && !ask->error)
+        fprintf(stderr, "%s\n", a.code);
     if (!a.code[0] && ask->error)
         complain("an answer where an error is due", ask->body);
     if (!a.code[0] && ask->answer && strcmp(a.text, ask->answer) != 0)
