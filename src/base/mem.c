@@ -472,6 +472,11 @@ char *td_buf_reserve(struct td_buf *b, size_t n) {
     return grow(b, n) == TD_OK ? b->p + b->n : NULL;
 }
 
+void td_buf_expect(struct td_buf *b, size_t n) {
+    enum td_err err = grow(b, n);
+    (void)err;
+}
+
 void td_buf_drop(struct td_buf *b, size_t n) {
     if (n < b->n)
         memmove(b->p, b->p + n, b->n - n);

@@ -80,6 +80,8 @@ enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) TD_PRINTF(2, 3
 enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) TD_MUST_USE;
 // Makes room for `n` more bytes and returns where they go (NULL on failure); td_buf_grew takes them in.
 char *td_buf_reserve(struct td_buf *b, size_t n) TD_MUST_USE;
+// The same where it is only to save steps: the appends that follow say what fails.
+void td_buf_expect(struct td_buf *b, size_t n);
 static inline void td_buf_grew(struct td_buf *b, size_t n) {
     b->n += n;
 }

@@ -186,21 +186,24 @@ struct census {
 };
 
 static inline block in_word(block b) {
-    return between(b, 'a', 'z') | between(b, 'A', 'Z') | between(b, '0', '9') | (block)(b == '\'') | (block)(b >= 0x80);
+    return between(b | 0x20, 'a', 'z') | between(b, '0', '9') | (block)(b == '\'') | (block)(b >= 0x80);
 }
 
-// `count` blocks from `p` on, which is not the text's first byte. A word counts where it begins.
-static void count_blocks(const char *p, size_t count, struct census *c) {
+// `count` blocks, at most BLOCKS_MAX. A word counts where it begins; `inside`: the byte before is in a word.
+static void count_blocks(const char *p, size_t count, bool inside, struct census *c) {
+    uint8_t in[(BLOCKS_MAX + 1) * BLOCK]; // of each byte whether it is in a word, from in[BLOCK] on
     block words = {0}, digits = {0}, operators = {0}, marks = {0};
+    in[BLOCK - 1] = inside ? 0xff : 0;
     for (size_t i = 0; i < count; i++) {
-        block b = load(p + i * BLOCK), before = load(p + i * BLOCK - 1);
-        block equals = (block)(b == '=');
-        words -= in_word(b) & ~in_word(before);
+        block b = load(p + i * BLOCK), here = in_word(b), equals = (block)(b == '=');
+        memcpy(in + (i + 1) * BLOCK, &here, BLOCK);
         digits -= between(b, '0', '9');
         operators -=
             equals | (block)(b == '+') | (block)(b == '*') | (block)(b == '/') | (block)(b == '^') | (block)(b == '%');
         marks -= equals | (block)(b == '{') | (block)(b == '}') | (block)(b == ';') | (block)(b == '`');
     }
+    for (size_t i = 1; i <= count; i++) // apart: reading at once what was just written would wait for it
+        words -= load((const char *)in + i * BLOCK) & ~load((const char *)in + i * BLOCK - 1);
     c->words += sum(words);
     c->digits += sum(digits);
     c->operators += sum(operators);
@@ -210,10 +213,10 @@ static void count_blocks(const char *p, size_t count, struct census *c) {
 static void take_census(struct td_str s, struct census *c) {
     bool inside = false;
     for (size_t i = 0; i < s.n;) {
-        size_t count = i ? (s.n - i) / BLOCK : 0;
+        size_t count = (s.n - i) / BLOCK;
         if (count) {
             count = count < BLOCKS_MAX ? count : BLOCKS_MAX;
-            count_blocks(s.p + i, count, c);
+            count_blocks(s.p + i, count, inside, c);
             i += count * BLOCK;
             inside = kinds[(unsigned char)s.p[i - 1]] & IN_WORD;
             continue;

@@ -43,9 +43,11 @@ void td_call_unref(struct td_call *call) {
 }
 
 struct td_call *td_call_create(struct td_worker *worker) {
-    struct td_call *call = td_calloc(1, sizeof *call);
+    struct td_call *call = td_malloc(sizeof *call);
     if (!call)
         return NULL;
+    memset(call, 0, offsetof(struct td_call, world));
+    call->world.target_count = 0;
     call->worker = worker;
     atomic_init(&call->refs, 2);
     td_arena_init(&call->arena, TD_ARENA_BYTES_MAX);
@@ -325,6 +327,7 @@ void td_call_record(struct td_call *call, const struct td_x_record *r, enum td_e
         .mean_margin = NAN,
     };
     td_buf_init(&decision, TD_LEDGER_DECISION_BYTES_MAX);
+    td_buf_expect(&decision, 512); // at once instead of in steps
     if (r)
         fill_attempt(call, r, &row);
     // One row an exchange carries what the decision was made from.

@@ -57,7 +57,6 @@ struct td_call {
     bool admitted, counted;
     struct td_request request;
     struct td_facts facts;
-    struct td_world world; // as decided under
     struct td_stick_keys stick_keys;
     char conversation[17];
     const struct td_plan *plan;
@@ -91,6 +90,8 @@ struct td_call {
     td_answer_fn on_answer;
     void *answer_user;
     struct td_public *public_state;
+
+    struct td_world world; // as decided under; last, and not zeroed before: it is large, and its reader fills it
 };
 
 // What came of a replay. Views live during the call.

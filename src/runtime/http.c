@@ -13,6 +13,8 @@
 
 // ------------------------------------------------------------------------------------------------------- presenter --
 
+#define USUAL_ANSWER_BYTES 2048u // a short answer and what stands around it
+
 struct heads {
     struct td_http_header list[12];
     size_t n;
@@ -131,6 +133,8 @@ static enum td_err on_done(struct td_call *call, const struct td_x_out *out) {
     struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
     struct td_answer_meta meta;
     td_call_meta(call, out, &meta, attempts);
+    if (!call->stream)
+        td_buf_expect(&call->out, USUAL_ANSWER_BYTES); // at once instead of in steps
     enum td_err err = td_dialect_ops(call->request.dialect)->answer_end(call->writer, &meta, &call->out);
     if (err != TD_OK)
         return err;

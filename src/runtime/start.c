@@ -9,6 +9,8 @@
 #include "runtime/call.h"
 #include "target/words.h"
 
+#define BODY_BESIDES_TEXT 512u // of a serialised request without tools
+
 static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enum td_reason reason,
                    uint32_t retry_after_ms) {
     struct td_x_input in = {.type = TD_X_IN_REFUSED, .attempt = attempt};
@@ -236,6 +238,7 @@ static enum td_err serialise(struct td_call *call, struct td_slot *slot, const s
             return err;
         spec.chain = &chain;
     }
+    td_buf_expect(&slot->body, call->request.text_bytes + BODY_BESIDES_TEXT); // at once instead of in steps
     return td_dialect_ops(TD_DIALECT_OPENAI)->write_request(&call->request, &spec, &slot->body);
 }
 

@@ -519,7 +519,9 @@ static void write_state(struct entry *e, bool batch, uint64_t now_ns, struct td_
 
 void td_health_world(struct td_health *h, const struct td_target *targets, uint32_t count, bool batch, uint64_t now_ns,
                      struct td_world *out) {
-    memset(out, 0, sizeof *out);
+    memset(out->targets, 0, count * sizeof *out->targets); // those beyond are nobody's
+    memset(&out->link, 0, sizeof out->link);
+    memset(&out->device, 0, sizeof out->device);
     out->target_count = count;
     for (uint32_t i = 0; i < count; i++) {
         struct entry *e = find(h, &targets[i]);
