@@ -47,11 +47,11 @@ static bool fails_now(void) {
 #endif
 #endif
 #if defined(__GLIBC__) && !defined(SANITIZED) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-static const uint16_t kept_sizes[] = {1088, 1600, 2112, 3136, 4160, 6208, 8256, 12352, 16448};
+static const uint16_t kept_sizes[] = {1088, 1600, 2112, 3136, 4160, 6208, 8256, 11136, 16448};
 #define KEPT_SIZES (sizeof kept_sizes / sizeof kept_sizes[0])
 #define KEPT_MIN 1033u // the C library keeps what is smaller
 #define KEPT_PER_SIZE_MAX 96u
-#define KEPT_BYTES_PER_SIZE (192u << 10) // what a turn of the loop frees and takes again with 64 requests in flight
+#define KEPT_BYTES_PER_SIZE (128u << 10) // what a turn of the loop frees and takes again with 64 requests in flight
 
 static _Thread_local struct {
     bool on;

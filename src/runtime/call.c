@@ -133,6 +133,12 @@ static void narrow(struct td_call *call) {
     f->batch = true;
 }
 
+static void write_hex(char out[17], uint64_t v) {
+    for (int i = 15; i >= 0; i--, v >>= 4)
+        out[i] = "0123456789abcdef"[v & 15];
+    out[16] = 0;
+}
+
 static enum td_err make_facts(struct td_call *call) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_str tenant = td_str_of(call->who.tenant);
@@ -142,8 +148,7 @@ static enum td_err make_facts(struct td_call *call) {
     in.budget_left_nusd = td_govern_tenant_left(rt->govern, tenant, call->arrival_wall_ms);
     td_random(&in.draw, sizeof in.draw);
     if (call->stick_keys.count)
-        snprintf(call->conversation, sizeof call->conversation, "%016llx",
-                 (unsigned long long)call->stick_keys.keys[0]);
+        write_hex(call->conversation, call->stick_keys.keys[0]);
     enum td_err err = TD_OK;
     if (call->request.wishes.conversation.n) // before anything is judged: what is sent is what is looked at
         err = td_heads_apply(rt->heads, &call->arena, tenant, td_str_of(call->conversation), &call->request);

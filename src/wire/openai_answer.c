@@ -37,6 +37,16 @@ static void choice_finish(struct td_ow_choice *c) {
     td_free(c->calls);
 }
 
+static struct td_str made_id(struct td_arena *a, struct td_str prefix, struct td_str exchange) {
+    char *p = td_arena_alloc(a, prefix.n + exchange.n + 1);
+    if (!p)
+        return TD_STR_NONE;
+    memcpy(p, prefix.p, prefix.n);
+    if (exchange.n)
+        memcpy(p + prefix.n, exchange.p, exchange.n);
+    return td_str_n(p, prefix.n + exchange.n);
+}
+
 enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td_answer_writer **out) {
     struct td_answer_writer *w = td_calloc(1, sizeof *w);
     if (!w)
@@ -57,8 +67,7 @@ enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td
     if (w->choices)
         for (uint32_t i = 0; i < w->spec.choices; i++)
             choice_init(&w->choices[i], w->spec.bytes_max);
-    w->id = td_arena_printf(&w->arena, "%s%.*s", spec->kind == TD_KIND_CHAT ? "chatcmpl-" : "cmpl-",
-                            TD_STR_ARG(spec->exchange));
+    w->id = made_id(&w->arena, spec->kind == TD_KIND_CHAT ? TD_STR("chatcmpl-") : TD_STR("cmpl-"), spec->exchange);
     w->spec.exchange = td_arena_str(&w->arena, spec->exchange);
     w->model = w->spec.model = td_arena_str(&w->arena, spec->model);
     if (!w->choices || !w->id.p || !w->spec.exchange.p || !w->model.p) {

@@ -703,8 +703,9 @@ enum td_err td_openai_reader_create(const struct td_reader_spec *spec, struct td
         r->spec.reply_bytes_max = TD_REPLY_BYTES_MAX;
     if (r->spec.line_bytes_max == 0)
         r->spec.line_bytes_max = TD_SSE_LINE_BYTES_MAX;
-    snprintf(r->id, sizeof r->id, "%.*s", TD_STR_ARG(spec->id));
-    r->spec.id = td_str_of(r->id);
+    r->spec.id = td_str_n(r->id, spec->id.n < sizeof r->id ? spec->id.n : sizeof r->id - 1);
+    if (r->spec.id.n) // zeroed before, so it ends in NUL
+        memcpy(r->id, spec->id.p, r->spec.id.n);
     td_sse_init(&r->sse, r->spec.line_bytes_max, on_sse, r);
     td_buf_init(&r->body, r->spec.reply_bytes_max);
     *out = r;
