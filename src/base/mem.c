@@ -342,7 +342,7 @@ void td_buf_clear(struct td_buf *b) {
 }
 
 static enum td_err enlarge(struct td_buf *b, size_t n) {
-    size_t cap = b->cap ? b->cap : 256;
+    size_t cap = b->cap ? b->cap : 128;
     while (cap < b->n + n)
         cap *= 2;
     char *p = td_realloc(b->p, cap);
