@@ -152,7 +152,8 @@ static enum td_err make_body(const struct eval *ev, struct td_str text, struct t
 static struct td_str label_of_call(const struct eval *ev, struct td_arena *arena, struct td_str tool,
                                    td_json *arguments) {
     struct td_str action = td_json_get_str(arguments, "action");
-    struct td_str full = action.n ? td_arena_printf(arena, "%.*s.%.*s", TD_STR_ARG(tool), TD_STR_ARG(action)) : tool;
+    struct td_str full = action.n ? td_arena_printf(arena, "%.*s.%.*s", TD_STR_ARG(tool), TD_STR_ARG(action))
+                                  : td_arena_str(arena, tool); // zero-terminated
     if (!ev->labels)
         return full;
     td_json *calls = td_json_get(ev->labels, "calls");
