@@ -11,6 +11,7 @@
 //        any state → cancelled, failed
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -362,9 +363,38 @@ static void take_token(struct engine *e, struct slot *s, llama_token token, cons
         send_out(e, j->r);
 }
 
+// How often the tokens `t` stand one after the other in this part of a sequence.
+static int32_t times(const llama_token *part, int32_t count, const llama_token *t, int32_t n) {
+    int32_t found = 0;
+    for (int32_t i = 0; i + n <= count; i++)
+        found += memcmp(part + i, t, (size_t)n * sizeof *t) == 0;
+    return found;
+}
+
+// For a model whose answers are copied from the prompt. A copier loses its place where a text repeats itself, and then
+// goes round: what followed the last token before may follow it as often as it does in the prompt, and no three tokens
+// that the prompt does not have come twice. Short answers only: this looks at all of both for each token.
+static void forbid_loops(const struct slot *s, float *logits) {
+    const struct job *j = s->job;
+    int32_t read = j->r->prompt_count, made = s->cache_count - read;
+    const llama_token *prompt = s->cache, *answer = s->cache + read;
+    if (made < 2)
+        return;
+    llama_token next[3] = {answer[made - 2], answer[made - 1]};
+    for (int32_t i = 1; i < made; i++) {
+        if (answer[i - 1] != next[1])
+            continue;
+        next[2] = answer[i];
+        int32_t meant = times(prompt, read, next + 1, 2);
+        bool again = meant ? times(answer, made, next + 1, 2) >= meant : times(answer, made, next, 3) > 0;
+        if (again)
+            logits[next[2]] = -INFINITY;
+    }
+}
+
 static void sample(struct engine *e, struct slot *s) {
     struct job *j = s->job;
-    const float *logits = llama_get_logits_ith(e->g->context, j->index);
+    float *logits = llama_get_logits_ith(e->g->context, j->index);
     struct host_prob p = {.best = -1};
     if (logits)
         host_prob(logits, e->vocab_count, &p);
@@ -372,6 +402,8 @@ static void sample(struct engine *e, struct slot *s) {
         fail_request(e, j->r, TD_ERR_UPSTREAM_GARBAGE, "the model computed no numbers");
         return;
     }
+    if (j->own_max != UINT32_MAX && !j->greedy)
+        forbid_loops(s, logits); // after host_prob: the probabilities told are the model's own
     llama_token token = j->greedy ? p.best : host_sampler_next(j->sampler, e->g->context, j->index);
     if (token < 0 || token >= e->vocab_count) {
         fail_request(e, j->r, TD_ERR_UPSTREAM_GARBAGE, "no token of the model fits the demanded form");

@@ -433,6 +433,29 @@ static void an_answer_beyond_the_models_own_limit_is_declined_unseen(void **stat
     unlink(path);
 }
 
+static bool ends_in_a_circle(const struct td_buf *text) {
+    size_t n = 24;
+    return text->n > 2 * n && memmem(text->p, text->n - n / 2, text->p + text->n - n, n) != NULL;
+}
+
+static void a_model_that_copies_does_not_go_round(void **state) {
+    (void)state;
+    struct ask a, b;
+    char path[64];
+    const char *body = "{\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"temperature\":0,\"max_tokens\":60,"
+                       "\"logit_bias\":{\"400\":100,\"2\":-100,\"4\":-100}}"; // it says one token, again and again
+    ask_done(&a, tiny, TD_KIND_CHAT, body);
+    assert_true(ends_in_a_circle(&a.text));
+    make_model(path, "--beyond-prompt 400");
+    ask_done(&b, path, TD_KIND_CHAT, body);
+    assert_int_equal(b.error, TD_OK);
+    assert_int_equal(b.usage.completion_tokens, 60);
+    assert_false(ends_in_a_circle(&b.text));
+    ask_close(&a);
+    ask_close(&b);
+    unlink(path);
+}
+
 int main(int argc, char **argv) {
     if (argc != 4)
         return 2;
@@ -461,6 +484,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(interactive_requests_go_before_batch),
         cmocka_unit_test(a_model_may_wish_to_be_greedy),
         cmocka_unit_test(an_answer_beyond_the_models_own_limit_is_declined_unseen),
+        cmocka_unit_test(a_model_that_copies_does_not_go_round),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     close_house(NULL);
