@@ -474,22 +474,35 @@ static bool is_post(const struct td_http_request *r) {
     return strcmp(r->method, "POST") == 0;
 }
 
+static bool is_get(const struct td_http_request *r) {
+    return strcmp(r->method, "GET") == 0 || strcmp(r->method, "HEAD") == 0;
+}
+
+// The paths that take a request for a model.
+static const struct {
+    const char *path;
+    enum td_kind kind;
+} posts[] = {{"/v1/chat/completions", TD_KIND_CHAT},
+             {"/v1/completions", TD_KIND_COMPLETION},
+             {"/v1/embeddings", TD_KIND_EMBEDDING}};
+
 static void not_found(struct td_call *call, const struct td_http_request *r) {
     struct td_error e;
-    (void)r;
-    td_error_set(&e, TD_ERR_NOT_FOUND, "there is nothing here; the API is under /v1");
+    bool wants_post = false;
+    for (size_t i = 0; i < sizeof posts / sizeof *posts; i++)
+        wants_post = wants_post || strcmp(r->path, posts[i].path) == 0;
+    if (wants_post)
+        td_error_set(&e, TD_ERR_NOT_FOUND, "%s takes POST", r->path);
+    else
+        td_error_set(&e, TD_ERR_NOT_FOUND,
+                     "there is nothing at this path for this method; /v1 offers chat/completions, completions, "
+                     "embeddings and models");
     refuse(call, TD_ERR_NOT_FOUND, &e, 0);
 }
 
 static void route(struct td_call *call, const struct td_http_request *r) {
     struct td_str path = td_str_of(r->path);
-    static const struct {
-        const char *path;
-        enum td_kind kind;
-    } posts[] = {{"/v1/chat/completions", TD_KIND_CHAT},
-                 {"/v1/completions", TD_KIND_COMPLETION},
-                 {"/v1/embeddings", TD_KIND_EMBEDDING}};
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof posts / sizeof *posts; i++) {
         if (is_post(r) && td_str_is(path, posts[i].path)) {
             infer(call, r, posts[i].kind);
             return;
@@ -499,17 +512,17 @@ static void route(struct td_call *call, const struct td_http_request *r) {
         admin(call, r); // keeps the running reference until its thread is done
         return;
     }
-    if (!is_post(r) && td_str_is(path, "/v1/tandem/events")) {
+    if (is_get(r) && td_str_is(path, "/v1/tandem/events")) {
         events(call, r); // the event stream keeps the running reference until the client goes
         return;
     }
-    if (!is_post(r) && td_str_starts(path, TD_STR("/v1/tandem/exchanges/"))) {
+    if (is_get(r) && td_str_starts(path, TD_STR("/v1/tandem/exchanges/"))) {
         exchange_state(call, r, td_str_n(path.p + 21, path.n - 21));
         return;
     }
-    if (!is_post(r) && td_str_is(path, "/v1/models"))
+    if (is_get(r) && td_str_is(path, "/v1/models"))
         models(call, r, TD_STR_NONE);
-    else if (!is_post(r) && td_str_starts(path, TD_STR("/v1/models/")))
+    else if (is_get(r) && td_str_starts(path, TD_STR("/v1/models/")))
         models(call, r, td_str_n(path.p + 11, path.n - 11));
     else
         not_found(call, r);

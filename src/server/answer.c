@@ -140,6 +140,7 @@ const char *td_answer_code(int status) {
 
 enum td_err td_answer_error_write(int status, const char *code, const char *message, struct td_buf *out) {
     const char *type = status == 403                                     ? "permission_error"
+                       : status == 404                                   ? "not_found_error"
                        : status >= 500 && status != 501 && status != 505 ? "server_error"
                                                                          : "invalid_request_error";
     enum td_err err = td_buf_add_str(out, TD_STR("{\"error\":{\"message\":"));

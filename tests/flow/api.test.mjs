@@ -84,6 +84,18 @@ test("n choices, whole and streamed, each complete", async () => {
   assert.deepEqual(finishes.sort(), [0, 1, 2, 3]);
 });
 
+test("a method that a path does not take is told so", async () => {
+  for (const [method, path, message] of [["DELETE", "/v1/models", /nothing at this path for this method/],
+    ["GET", "/v1/chat/completions", /takes POST/], ["POST", "/v1/models", /nothing/], ["POST", "/v1/responses", /offers chat/]]) {
+    const r = await fetch(t.url + path, { method, headers: { "content-type": "application/json" }, body: method === "POST" ? "{}" : undefined });
+    assert.equal(r.status, 404, path);
+    const { error } = await r.json();
+    assert.equal(error.type, "not_found_error");
+    assert.match(error.message, message);
+  }
+  assert.equal((await (await fetch(`${t.url}/elsewhere`)).json()).error.type, "not_found_error");
+});
+
 test("a request that names no model is answered by the default one", async () => {
   const r = await t.post({ messages: user("ECHO:ok") });
   assert.equal(r.status, 200);
