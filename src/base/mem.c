@@ -51,10 +51,11 @@ static const uint16_t kept_sizes[] = {1088, 1600, 2112, 3136, 4160, 6208, 8256, 
 #define KEPT_SIZES (sizeof kept_sizes / sizeof kept_sizes[0])
 #define KEPT_MIN 1033u // the C library keeps what is smaller
 #define KEPT_PER_SIZE_MAX 96u
-#define KEPT_BYTES_PER_SIZE (128u << 10) // what a turn of the loop frees and takes again with 64 requests in flight
+#define KEPT_BYTES_MAX (2u << 20) // a thread's: what 64 requests free and take again within a turn of the loop
 
 static _Thread_local struct {
     bool on;
+    uint32_t bytes;
     uint8_t count[KEPT_SIZES];
     void *blocks[KEPT_SIZES][KEPT_PER_SIZE_MAX];
 } kept;
@@ -63,7 +64,10 @@ static void *take_kept(size_t n) {
     size_t i = 0;
     while (kept_sizes[i] < n)
         i++;
-    return kept.count[i] ? kept.blocks[i][--kept.count[i]] : malloc(kept_sizes[i]);
+    if (kept.count[i] == 0)
+        return malloc(kept_sizes[i]);
+    kept.bytes -= kept_sizes[i];
+    return kept.blocks[i][--kept.count[i]];
 }
 
 static bool is_kept_size(size_t n) {
@@ -78,9 +82,9 @@ static bool keep(void *p) {
     size_t i = KEPT_SIZES - 1;
     while (kept_sizes[i] > n)
         i--;
-    if (n > kept_sizes[i] + 24u || kept.count[i] == KEPT_PER_SIZE_MAX ||
-        kept.count[i] * (uint32_t)kept_sizes[i] >= KEPT_BYTES_PER_SIZE)
+    if (n > kept_sizes[i] + 24u || kept.count[i] == KEPT_PER_SIZE_MAX || kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX)
         return false;
+    kept.bytes += kept_sizes[i];
     kept.blocks[i][kept.count[i]++] = p;
     return true;
 }
@@ -102,6 +106,8 @@ void td_keep_blocks(bool on) {
     for (size_t i = 0; !on && i < KEPT_SIZES; i++)
         while (kept.count[i])
             free(kept.blocks[i][--kept.count[i]]);
+    if (!on)
+        kept.bytes = 0;
 }
 #else
 static bool is_kept_size(size_t n) {
