@@ -10,6 +10,10 @@
 
 static const char *const reconcile_words[] = {"take_better", "keep_local", "ask"};
 
+// The request's own answer is on its way, and the two are to be compared: replay waits for it, or so long if the
+// process died before it came.
+#define OWN_ANSWER_MS 5000
+
 // The least that can answer now. A replay that overtakes the answer on its way to the client must not ask for another
 // of that kind.
 static double least_of_plan(const struct td_call *call) {
@@ -112,6 +116,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         .priority = call->facts.batch ? 1 : 0,
         .created_ms = call->arrival_wall_ms,
         .expires_ms = call->arrival_wall_ms + (int64_t)config->outbox.expiry_s * 1000,
+        .next_try_ms = why == TD_X_OUTBOX_FAILED ? 0 : td_wall_ms() + OWN_ANSWER_MS,
         .policy_version = config->policy.version,
         .data_class = call->plan->data_class,
         .labels = call->plan->labels,
@@ -169,7 +174,8 @@ void td_call_keep_answer(struct td_call *call) {
         .quality = call->config->targets[call->slots[call->last_origin].start.target].quality,
         .wall_ms = td_wall_ms(),
     };
-    struct td_outbox_move move = {.from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_ANSWERED_LOCALLY, .local = &local};
+    struct td_outbox_move move = {
+        .from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_ANSWERED_LOCALLY, .local = &local, .next_try_ms = td_wall_ms()};
     struct td_ack ack = {call->worker->loop, on_answer_kept, call};
     atomic_fetch_add(&call->refs, 1);
     // An answer that says nothing is none: the entry waits without one.
