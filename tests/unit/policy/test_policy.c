@@ -323,8 +323,44 @@ static void the_tiers_that_are_left_are_those_that_rules_leave(void **state) {
     }
 }
 
+// A webhook is a place like a target, but no rule that names targets speaks of it.
+static void a_place_that_is_no_target_is_judged_by_what_it_is(void **state) {
+    (void)state;
+#define HOOK(more) "webhook: {url: 'https://h.com/x'" more "}\n"
+    static const struct {
+        const char *rest;
+        enum td_reason reason;
+    } rows[] = {
+        {HOOK(", region: us, clearance: internal"), TD_REASON_CHOSEN},
+        {HOOK(""), TD_REASON_CLASS},
+        {HOOK(", clearance: internal"), TD_REASON_CLASS}, // nobody knows where it is
+        {HOOK(", region: us, clearance: internal") "policy: {rules: [{allow: {targets: [c]}}]}\n", TD_REASON_DENIED},
+        {HOOK(", region: us, clearance: internal") "policy: {rules: [{deny: {targets: [d, e, o, c, p]}}]}\n",
+         TD_REASON_CHOSEN},
+        {HOOK(", region: us, clearance: internal") "policy: {rules: [{allow: {regions: [eu]}}]}\n",
+         TD_REASON_RESIDENCY},
+        {HOOK(", region: eu, tier: onprem, clearance: internal") "policy: {rules: [{allow: {tiers: [onprem]}}]}\n",
+         TD_REASON_CHOSEN},
+        {HOOK(", region: us, clearance: internal") "policy: {rules: [{transform: local_only}]}\n",
+         TD_REASON_LOCAL_ONLY},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char text[2048];
+        snprintf(text, sizeof text, "version: 1\n" TARGETS "%s", rows[i].rest);
+        struct td_config *c = config_of(text);
+        struct td_facts f = facts_plain();
+        struct td_ruling r;
+        f.data_class = TD_CLASS_INTERNAL;
+        td_policy_rule(&c->policy, &f, NULL, &r);
+        assert_int_equal(td_policy_admits(&c->policy, &r, &f, &c->webhook.place, NULL), rows[i].reason);
+        td_config_unref(c);
+    }
+#undef HOOK
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_place_that_is_no_target_is_judged_by_what_it_is),
         cmocka_unit_test(one_more_rule_never_widens),
         cmocka_unit_test(the_order_of_rules_does_not_change_who_may_answer),
         cmocka_unit_test(the_first_matching_rule_gives_mode_and_the_rest),

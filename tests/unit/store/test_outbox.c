@@ -162,6 +162,21 @@ static void an_entry_walks_the_whole_way(void **state) {
     uint64_t last;
     assert_ok(td_events_last(store, &last, NULL));
     assert_true(last == events.ids[0]);
+    // A reader of all tenants' events, and how far it got.
+    uint64_t marked;
+    events.count = 0;
+    assert_ok(td_events_next(store, 0, on_event, &events, NULL));
+    assert_int_equal(events.count, 1);
+    assert_ok(td_events_next(store, last, on_event, &events, NULL));
+    assert_int_equal(events.count, 1);
+    assert_ok(td_events_marked(store, "reader", &marked, NULL));
+    assert_true(marked == UINT64_MAX);
+    assert_ok(td_events_mark(store, "reader", last, NULL));
+    open_store(NULL);
+    assert_ok(td_events_marked(store, "reader", &marked, NULL));
+    assert_true(marked == last);
+    assert_ok(td_events_marked(store, "another", &marked, NULL));
+    assert_true(marked == UINT64_MAX);
     events.count = 0;
     assert_ok(td_events_after(store, TD_STR("acme"), last, 10, on_event, &events, NULL));
     assert_ok(td_events_after(store, TD_STR("other"), 0, 10, on_event, &events, NULL));
