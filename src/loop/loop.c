@@ -10,18 +10,12 @@
 #include "base/mem.h"
 #include "base/time.h"
 
-struct post {
-    struct post *next;
-    void (*fn)(void *arg);
-    void *arg;
-};
-
 struct td_loop {
     struct event_base *base;
     struct event *wake;
     int wake_fd;
     pthread_mutex_t lock; // guards the queue
-    struct post *first, **last;
+    struct td_post *first, **last;
     atomic_bool stopping;
 };
 
@@ -41,14 +35,16 @@ struct td_timer {
 
 static void run_posts(struct td_loop *loop) {
     pthread_mutex_lock(&loop->lock);
-    struct post *p = loop->first;
+    struct td_post *p = loop->first;
     loop->first = NULL;
     loop->last = &loop->first;
     pthread_mutex_unlock(&loop->lock);
     while (p) {
-        struct post *next = p->next;
+        struct td_post *next = p->next;
+        bool ours = p->allocated; // the caller's own may be gone after fn
         p->fn(p->arg);
-        td_free(p);
+        if (ours)
+            td_free(p);
         p = next;
     }
 }
@@ -131,11 +127,7 @@ uint64_t td_loop_now_ns(const struct td_loop *loop) {
     return td_now_ns();
 }
 
-enum td_err td_loop_post(struct td_loop *loop, void (*fn)(void *arg), void *arg) {
-    struct post *p = td_malloc(sizeof *p);
-    if (!p)
-        return TD_ERR_NOMEM;
-    *p = (struct post){NULL, fn, arg};
+static void add(struct td_loop *loop, struct td_post *p) {
     pthread_mutex_lock(&loop->lock);
     bool was_empty = loop->first == NULL;
     *loop->last = p;
@@ -143,7 +135,20 @@ enum td_err td_loop_post(struct td_loop *loop, void (*fn)(void *arg), void *arg)
     pthread_mutex_unlock(&loop->lock);
     if (was_empty)
         wake(loop);
+}
+
+enum td_err td_loop_post(struct td_loop *loop, void (*fn)(void *arg), void *arg) {
+    struct td_post *p = td_malloc(sizeof *p);
+    if (!p)
+        return TD_ERR_NOMEM;
+    *p = (struct td_post){NULL, fn, arg, true};
+    add(loop, p);
     return TD_OK;
+}
+
+void td_loop_post_own(struct td_loop *loop, struct td_post *own, void (*fn)(void *arg), void *arg) {
+    *own = (struct td_post){NULL, fn, arg, false};
+    add(loop, own);
 }
 
 static void on_watch(evutil_socket_t fd, short what, void *arg) {

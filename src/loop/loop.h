@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The event loop of one worker thread: file descriptors, timers, and a queue through which other threads reach it. A
 // thin layer over libevent; `td_loop_base` hands out the `struct event_base` for the few rooms that drive libraries of
-// their own on it (server: the HTTP listener; remote: libcurl's sockets). Everything but td_loop_post and td_loop_stop
-// belongs to the loop's own thread.
+// their own on it (server: the HTTP listener; remote: libcurl's sockets). Everything but td_loop_post, td_loop_post_own
+// and td_loop_stop belongs to the loop's own thread.
 #ifndef TD_LOOP_LOOP_H
 #define TD_LOOP_LOOP_H
 
@@ -31,6 +31,16 @@ uint64_t td_loop_now_ns(const struct td_loop *loop);
 
 // Runs fn(arg) on the loop's thread, in order of posting. Any thread. TD_ERR_NOMEM: it will not run.
 enum td_err td_loop_post(struct td_loop *loop, void (*fn)(void *arg), void *arg) TD_MUST_USE;
+
+// The same with the caller's own memory, for what must never fail: giving back, letting go. `own` stays untouched until
+// fn was called, and may be freed by it.
+struct td_post {
+    struct td_post *next; // private, like the rest
+    void (*fn)(void *arg);
+    void *arg;
+    bool allocated;
+};
+void td_loop_post_own(struct td_loop *loop, struct td_post *own, void (*fn)(void *arg), void *arg);
 
 // Watches a descriptor (level-triggered) until changed or destroyed. `events` 0 pauses it.
 struct td_watch *td_watch_create(struct td_loop *loop, int fd, void (*fn)(void *arg, int events), void *arg);

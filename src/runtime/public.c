@@ -23,6 +23,7 @@ struct td_public {
     enum td_finish finish;
     const char *key;
     atomic_bool cancelled;
+    struct td_post cancel_post, release_post; // letting go needs no memory
 };
 
 static void free_public(void *arg) {
@@ -277,10 +278,10 @@ static void cancel(void *arg) {
 void td_call_cancel(struct td_call *call) {
     if (!call || !call->public_state)
         return;
-    atomic_store(&call->public_state->cancelled, true);
+    if (atomic_exchange(&call->public_state->cancelled, true))
+        return; // it is on its way
     atomic_fetch_add(&call->refs, 1);
-    if (td_loop_post(call->worker->loop, cancel, call) != TD_OK)
-        atomic_fetch_sub(&call->refs, 1); // the deadline will end it
+    td_loop_post_own(call->worker->loop, &call->public_state->cancel_post, cancel, call);
 }
 
 static void release(void *arg) {
@@ -297,10 +298,8 @@ static void release(void *arg) {
 void td_call_release(struct td_call *call) {
     if (!call)
         return;
-    if (call->public_state) {
-        // From whatever thread: the call's own worker lets go of it. Without memory for the post it stays until close.
-        if (td_loop_post(call->worker->loop, release, call) != TD_OK)
-            atomic_store(&call->public_state->cancelled, true);
+    if (call->public_state) { // from whatever thread: the call's own worker lets go of it
+        td_loop_post_own(call->worker->loop, &call->public_state->release_post, release, call);
         return;
     }
     release(call);
