@@ -15,6 +15,13 @@
 #include <log.h>
 #include <sampling.h>
 
+// Sanitizers make the work slower, not the template longer.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TEMPLATE_MS (30 * TD_TEMPLATE_MS_MAX)
+#else
+#define TEMPLATE_MS TD_TEMPLATE_MS_MAX
+#endif
+
 // What the tools and the response format make of a template, whatever the messages say: the grammar, the parser, the
 // stops. Making it costs a hundred times what rendering a prompt does (the library tries the template out and writes a
 // grammar for every tool), so the last few are kept.
@@ -157,7 +164,7 @@ static common_chat_params render_only(const host_templates *t, common_chat_templ
     inputs.continue_final_message = COMMON_CHAT_CONTINUATION_NONE;
     inputs.add_generation_prompt = true;
     common_chat_params plain = common_chat_templates_apply(t->t.get(), inputs);
-    if (thread_ms() - start > TD_TEMPLATE_MS_MAX)
+    if (thread_ms() - start > TEMPLATE_MS)
         throw too_slow();
     return plain;
 }
