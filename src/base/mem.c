@@ -38,54 +38,83 @@ static bool fails_now(void) {
 
 // ---- blocks kept for the next request
 //
-// A request takes the same few blocks of some kilobytes as the one before: too large for the C library's own cache per
-// thread, they would be cut out of the heap and merged back each time. A thread that serves requests keeps a few of
-// each size instead. Not under a sanitizer, which must see every block come and go.
+// A request takes the same blocks as the one before. The C library keeps seven of each size below 1 KiB for a thread
+// and none above; what 64 requests free in one turn of the loop it merges into its heap and cuts out again. A thread
+// that serves requests keeps them instead, in sizes of two steps an octave. Not under a sanitizer, which must see every
+// block come and go.
 #if defined(__has_feature) // clang's way of saying it
 #if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
 #define SANITIZED 1
 #endif
 #endif
 #if defined(__GLIBC__) && !defined(SANITIZED) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-static const uint16_t kept_sizes[] = {1088, 1600, 2112, 3136, 4160, 6208, 8256, 11136, 16448};
-#define KEPT_SIZES (sizeof kept_sizes / sizeof kept_sizes[0])
-#define KEPT_MIN 1033u // the C library keeps what is smaller
-#define KEPT_PER_SIZE_MAX 96u
 #define KEPT_BYTES_MAX (2u << 20) // a thread's: what 64 requests free and take again within a turn of the loop
+#define SMALL_SIZES 11u
+#define SMALL_EXTRA 8u  // fills the C library's own unit
+#define LARGE_EXTRA 64u // room for the header that an arena puts before a page
+#define SLACK_MAX 24u   // by which the C library may give more than was asked for
+
+static const uint16_t kept_sizes[] = {40,   56,   72,   104,  136,  200,  264,  392,  520,   776,
+                                      1032, 1088, 1600, 2112, 3136, 4160, 6208, 8256, 12352, 16448};
+#define KEPT_SIZES (sizeof kept_sizes / sizeof kept_sizes[0])
+#define KEPT_SIZE_MAX 16448u
+
+struct kept_block {
+    struct kept_block *next;
+};
 
 static _Thread_local struct {
     bool on;
     uint32_t bytes;
-    uint8_t count[KEPT_SIZES];
-    void *blocks[KEPT_SIZES][KEPT_PER_SIZE_MAX];
+    struct kept_block *first[KEPT_SIZES];
 } kept;
 
+// Twice the power of two that `n` reaches, plus one where it reaches one and a half times that.
+static unsigned steps_below(size_t n) {
+    unsigned k = 63u - (unsigned)__builtin_clzll(n);
+    return 2 * k + (n >= (size_t)3 << (k - 1));
+}
+
+// The smallest size that holds `n`, which is at most KEPT_SIZE_MAX.
+static unsigned size_for(size_t n) {
+    if (n <= kept_sizes[0])
+        return 0;
+    if (n <= kept_sizes[SMALL_SIZES - 1])
+        return steps_below(n - SMALL_EXTRA - 1) - 2 * 5 + 1;
+    return n <= kept_sizes[SMALL_SIZES] ? SMALL_SIZES : steps_below(n - LARGE_EXTRA - 1) - 2 * 10 + 1 + SMALL_SIZES;
+}
+
+// The largest size within `n` bytes, which are at least the smallest size.
+static unsigned size_within(size_t n) {
+    return n < kept_sizes[SMALL_SIZES] ? steps_below(n - SMALL_EXTRA) - 2 * 5
+                                       : steps_below(n - LARGE_EXTRA) - 2 * 10 + SMALL_SIZES;
+}
+
 static void *take_kept(size_t n) {
-    size_t i = 0;
-    while (kept_sizes[i] < n)
-        i++;
-    if (kept.count[i] == 0)
+    unsigned i = size_for(n);
+    struct kept_block *b = kept.first[i];
+    if (!b)
         return malloc(kept_sizes[i]);
+    kept.first[i] = b->next;
     kept.bytes -= kept_sizes[i];
-    return kept.blocks[i][--kept.count[i]];
+    return b;
 }
 
 static bool is_kept_size(size_t n) {
-    return kept.on && n >= KEPT_MIN && n <= kept_sizes[KEPT_SIZES - 1];
+    return kept.on && n <= KEPT_SIZE_MAX;
 }
 
 static bool keep(void *p) {
     size_t n = kept.on && p ? malloc_usable_size(p) : 0;
-    // Up to 24 bytes more than was asked for; what came from elsewhere goes back there.
-    if (n < kept_sizes[0] || n > kept_sizes[KEPT_SIZES - 1] + 24u)
+    if (n < kept_sizes[0] || n > KEPT_SIZE_MAX + SLACK_MAX)
         return false;
-    size_t i = KEPT_SIZES - 1;
-    while (kept_sizes[i] > n)
-        i--;
-    if (n > kept_sizes[i] + 24u || kept.count[i] == KEPT_PER_SIZE_MAX || kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX)
+    unsigned i = size_within(n);
+    if (i >= KEPT_SIZES || kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX)
         return false;
+    struct kept_block *b = p;
+    b->next = kept.first[i];
+    kept.first[i] = b;
     kept.bytes += kept_sizes[i];
-    kept.blocks[i][kept.count[i]++] = p;
     return true;
 }
 
@@ -104,8 +133,11 @@ static void *move_kept(void *p, size_t n) {
 void td_keep_blocks(bool on) {
     kept.on = on;
     for (size_t i = 0; !on && i < KEPT_SIZES; i++)
-        while (kept.count[i])
-            free(kept.blocks[i][--kept.count[i]]);
+        while (kept.first[i]) {
+            struct kept_block *b = kept.first[i];
+            kept.first[i] = b->next;
+            free(b);
+        }
     if (!on)
         kept.bytes = 0;
 }
@@ -138,10 +170,11 @@ void *td_plain_malloc(size_t n) {
 }
 
 void *td_plain_calloc(size_t count, size_t n) {
-    if (!is_kept_size(n) || count != 1)
+    size_t all;
+    if (__builtin_mul_overflow(count, n, &all) || !is_kept_size(all))
         return calloc(count ? count : 1, n ? n : 1);
-    void *p = take_kept(n);
-    return p ? memset(p, 0, n) : NULL;
+    void *p = take_kept(all);
+    return p ? memset(p, 0, all) : NULL;
 }
 
 void *td_plain_realloc(void *p, size_t n) {

@@ -24,8 +24,8 @@ void *td_plain_malloc(size_t n);
 void *td_plain_calloc(size_t count, size_t n);
 void *td_plain_realloc(void *p, size_t n);
 char *td_plain_strdup(const char *z);
-// This thread keeps a few freed blocks of 1 to 16 KiB for its next requests (on), or gives them back and stops (off, as
-// the thread must before it ends).
+// This thread keeps freed blocks up to 16 KiB for its next requests (on), or gives them back and stops (off, as the
+// thread must before it ends).
 void td_keep_blocks(bool on);
 // Torture: the allocation with this running number (from 1, over the whole process) fails once; 0 switches it off.
 // Also set by the environment variable TANDEM_FAIL_ALLOC. td_alloc_count says how many there have been.

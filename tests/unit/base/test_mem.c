@@ -84,6 +84,51 @@ static void a_failed_allocation_changes_nothing(void **state) {
     td_buf_finish(&b);
 }
 
+// Whatever is taken, freed and taken again while blocks are kept: each holds what was asked for, and nobody else's
+// bytes.
+static void kept_blocks_hold_what_was_asked_for(void **state) {
+    (void)state;
+    enum { COUNT = 400 };
+    static unsigned char *blocks[COUNT];
+    static size_t sizes[COUNT];
+    uint32_t seed = 7;
+    td_keep_blocks(true);
+    for (int round = 0; round < 40; round++) {
+        for (int i = 0; i < COUNT; i++) {
+            seed = seed * 1664525 + 1013904223;
+            size_t n = (seed >> 8) % (round % 2 ? 1200 : 20000);
+            if (round == 0)
+                n = (size_t)i * 43; // also 0, and every edge between two sizes
+            if (blocks[i] && seed & 64) {
+                size_t both = n < sizes[i] ? n : sizes[i];
+                blocks[i] = td_realloc(blocks[i], n);
+                assert_non_null(blocks[i]);
+                for (size_t k = 0; k < both; k++)
+                    assert_int_equal(blocks[i][k], (unsigned char)i);
+            } else {
+                for (size_t k = 0; k < sizes[i]; k++)
+                    assert_int_equal(blocks[i][k], (unsigned char)i);
+                td_free(blocks[i]);
+                blocks[i] = seed & 128 ? td_calloc(n, 1) : td_malloc(n);
+                assert_non_null(blocks[i]);
+                for (size_t k = 0; k < n && seed & 128; k++)
+                    assert_int_equal(blocks[i][k], 0);
+            }
+            sizes[i] = n;
+            memset(blocks[i], i, n);
+        }
+    }
+    for (size_t n = 0; n < 20000; n++) { // each size, and its whole length
+        unsigned char *p = td_malloc(n);
+        assert_non_null(p);
+        memset(p, 0xff, n);
+        td_free(p);
+    }
+    for (int i = 0; i < COUNT; i++)
+        td_free(blocks[i]);
+    td_keep_blocks(false);
+}
+
 static void utf8_is_told_from_what_only_looks_like_it(void **state) {
     (void)state;
     assert_true(td_str_is_utf8(TD_STR("plain ascii, longer than eight bytes")));
@@ -149,6 +194,7 @@ int main(void) {
         cmocka_unit_test(buffer_refuses_more_than_its_ceiling_and_stays_whole),
         cmocka_unit_test(buffer_escapes_json),
         cmocka_unit_test(a_failed_allocation_changes_nothing),
+        cmocka_unit_test(kept_blocks_hold_what_was_asked_for),
         cmocka_unit_test(utf8_is_told_from_what_only_looks_like_it),
         cmocka_unit_test(numbers_do_not_overflow),
         cmocka_unit_test(numbers_have_a_point_in_every_locale),
