@@ -82,8 +82,11 @@ TD_API int td_runtime_ready(struct td_runtime *runtime, char why[128]);
 // Prometheus text; free with td_string_free. NULL without memory.
 TD_API char *td_runtime_metrics(struct td_runtime *runtime);
 TD_API void td_string_free(char *text);
-// Reads the configuration again, whole or not at all; running requests keep the old one.
-TD_API int td_runtime_reload(struct td_runtime *runtime, struct td_failure *failure);
+// Reads the configuration again, whole or not at all; running requests keep the old one. `accept` (may be NULL) is
+// shown what the listener would be told when everything else stands, and takes it or refuses (1, with *failure set):
+// then the old configuration stays. One thread at a time.
+typedef int td_accept_fn(void *user, const struct td_listen_settings *settings, struct td_failure *failure);
+TD_API int td_runtime_reload(struct td_runtime *runtime, td_accept_fn *accept, void *user, struct td_failure *failure);
 // No new requests; 0 when nothing runs any more, 1 after `timeout_ms`.
 TD_API int td_runtime_drain(struct td_runtime *runtime, unsigned timeout_ms);
 

@@ -52,20 +52,17 @@ static void greet(const struct td_server *server) {
     fflush(stdout);
 }
 
+static int on_listener(void *user, const struct td_listen_settings *settings, struct td_failure *failure) {
+    return td_server_reload(user, settings, failure);
+}
+
 static void reload(struct td_runtime *runtime, struct td_server *server, const char *why) {
     struct td_failure failure;
-    struct td_listen_settings settings;
-    if (td_runtime_reload(runtime, &failure) != 0) {
-        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"reload refused, the old configuration stays\" why=%s err=\"%s\"",
-               why, failure.message);
-        return;
-    }
-    td_listen_settings_get(runtime, &settings);
-    if (td_server_reload(server, &settings, &failure) == 0)
+    if (td_runtime_reload(runtime, on_listener, server, &failure) == 0)
         td_log(TD_LOG_INFO, "serve", NULL, "msg=reloaded why=%s", why);
     else
-        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"the listener keeps its old settings\" why=%s err=\"%s\"", why,
-               failure.message);
+        td_log(TD_LOG_ERROR, "serve", NULL, "msg=\"reload refused, the old configuration stays\" why=%s err=\"%s\"",
+               why, failure.message);
 }
 
 #ifdef __GLIBC__

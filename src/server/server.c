@@ -29,7 +29,7 @@ struct td_server {
     struct td_listener listener;
     struct td_listen_config *config, *next_config;
     struct td_listen_address address;
-    unsigned port; // the one bound
+    unsigned port, asked_port; // the one bound; the one asked for, 0 any
     char url[160];
     int fd;
     dev_t socket_dev; // of a Unix socket's file: only our own is removed
@@ -411,6 +411,7 @@ static enum td_err start(struct td_server *s, const struct td_listen_settings *s
                          const struct td_server_limits *limits, struct td_error *e) {
     struct td_listener *l = &s->listener;
     s->port = settings->port;
+    s->asked_port = settings->port;
     enum td_err err = td_listen_address_read(settings->address, settings->port, &s->address, e);
     if (err == TD_OK)
         err = config_create(s, settings, &s->config, e);
@@ -484,10 +485,23 @@ static enum td_err take_config(struct td_server *s, struct td_listen_worker *w) 
     return TD_OK;
 }
 
+static enum td_err check_address(const struct td_server *s, const struct td_listen_settings *settings,
+                                 struct td_error *e) {
+    struct td_listen_address next;
+    enum td_err err = td_listen_address_read(settings->address, settings->port, &next, e);
+    if (err == TD_OK && (next.is_unix != s->address.is_unix || strcmp(next.host, s->address.host) != 0 ||
+                         (next.is_unix ? strcmp(next.local.sun_path, s->address.local.sun_path) != 0
+                                       : settings->port != s->asked_port)))
+        err = td_error_set(e, TD_ERR_CONFIG, "listen: a change needs a restart");
+    return err;
+}
+
 int td_server_reload(struct td_server *server, const struct td_listen_settings *settings, struct td_failure *failure) {
     struct td_error e = {.code = TD_OK};
     struct td_listen_config *old = server->config;
-    enum td_err err = config_create(server, settings, &server->next_config, &e);
+    enum td_err err = check_address(server, settings, &e);
+    if (err == TD_OK)
+        err = config_create(server, settings, &server->next_config, &e);
     if (err == TD_OK && (server->next_config->tls != NULL) != (old->tls != NULL)) {
         config_destroy(server->next_config);
         err = td_error_set(&e, TD_ERR_CONFIG, "switching TLS on or off needs a restart");

@@ -146,6 +146,18 @@ test("a reload is whole or not at all, and running requests keep what they were 
   t.child.proc.kill("SIGHUP");
   await until(() => /reload refused.*tandem\.yaml:\d+:\d+: quality/.test(t.child.stderr), "the refusal");
   assert.deepEqual((await (await fetch(`${t.url}/v1/models`)).json()).data.map((m) => m.id), ["auto", "before"]);
+  // Nor does a right one whose listener cannot be had, or that only a restart could take.
+  for (const [wrong, why] of [["listen: 127.0.0.1:1", /reload refused.*listen: a change needs a restart/],
+    ["data_dir: /elsewhere", /reload refused.*data_dir: a change needs a restart/],
+    ["workers: 7", /reload refused.*workers: a change needs a restart/],
+    ["tls: {cert: /nowhere.pem, key: /nowhere.key}", /reload refused.*nowhere/]]) {
+    const name = wrong.slice(0, wrong.indexOf(":"));
+    const kept = text.split("\n").filter((l) => !l.startsWith(name + ":")).join("\n");
+    writeFileSync(t.file, `${kept}\n${wrong}\n`.replace("name: before", "name: never"));
+    t.child.proc.kill("SIGHUP");
+    await until(() => why.test(t.child.stderr), wrong);
+    assert.deepEqual((await (await fetch(`${t.url}/v1/models`)).json()).data.map((m) => m.id), ["auto", "before"]);
+  }
   // A right one is taken by itself.
   writeFileSync(t.file, text.replace("name: before", "name: after"));
   await until(async () => (await (await fetch(`${t.url}/v1/models`)).json()).data.some((m) => m.id === "after"), "the file to be taken");
