@@ -107,7 +107,7 @@ class Row:
         self.source, self.label, self.id, self.slots = source, label, id, slots
 
 
-def public_rows(cat, name, heldout):
+def public_rows(cat, name, part):
     lab = labels()[name]
     inverse = {}
     for call, label in lab["calls"].items():
@@ -117,7 +117,7 @@ def public_rows(cat, name, heldout):
     inverse[lab["not_for_me"]] = NOT_FOR_ME
     rows = []
     for r in load_public(name):
-        if r["heldout"] != heldout:
+        if r["part"] != part:
             continue
         label, text = r["label"], r["text"]
         call = call_for(name, label, text) or inverse.get(label)
@@ -160,45 +160,87 @@ OPEN_ARGS = {"title", "film", "track", "album", "entity", "playlist", "name", "a
 
 # Of these, what kind of name it is can only be known from the name: random words would teach to guess.
 KNOWN_ARGS = {"artist", "track", "album", "service", "room", "device", "food", "dish", "company", "topic"}
+# Arguments whose values change places among the utterances that have them.
+SWAP_ARGS = {"state", "country", "cuisine", "sort", "party", "people", "when", "condition", "genre", "year", "near",
+             "feature", "owner", "unit", "language", "date", "time", "duration"}
+GAZETTEER = {"city": ("city",), "state": ("state",), "country": ("country",), "cuisine": ("cuisine",)}
 
 
 class Augment:
     """Changes a row without changing what it asks for."""
 
-    def __init__(self, rows, words, rng):
+    def __init__(self, rows, words, rng, lists=None):
         self.rng, self.words = rng, words
         self.pool = {}
         for r in rows:
-            tool = r.call.partition(".")[0]
             for a, (s, e) in r.spans.items():
-                self.pool.setdefault((tool, a), []).append(r.text[s:e])
+                self.pool.setdefault(self.kind(r.call, a), []).append(r.text[s:e])
+        for a, names in GAZETTEER.items():
+            if lists and ("place", a) in self.pool:
+                self.pool["place", a] += [v[0] for n in names for v in lists[n] if len(v) == 1 and isinstance(v[0], str)]
+
+    def kind(self, call, arg):
+        """Where an argument's values come from: places mean the same to the weather and to a restaurant."""
+        tool = call.partition(".")[0]
+        if tool in ("weather", "book_restaurant") and arg in ("city", "state", "country", "near", "cuisine"):
+            tool = "place"
+        return tool, arg
+
+    def number(self):
+        """Digits with marks between them, where copying easily loses its place."""
+        r = self.rng.randint
+        return self.rng.choice((
+            lambda: "%02d:%02d" % (r(0, 23), r(0, 59)), lambda: "%d" % r(1900, 2050),
+            lambda: "%d.%d" % (r(0, 99), r(0, 9)), lambda: "%d%d" % (r(0, 9) * 11, r(0, 9)),
+            lambda: "%d:%02d %s" % (r(1, 12), r(0, 59), self.rng.choice(("am", "pm", "AM"))),
+            lambda: "%02d:%02d:%02d" % (r(0, 23), r(0, 59), r(0, 59)), lambda: "%d/%d/%d" % (r(1, 12), r(1, 28), r(1990, 2040)),
+            lambda: "%d %d" % (r(0, 99), r(0, 99)), lambda: "%d,%03d" % (r(1, 99), r(0, 999))))()
+
+    def when(self):
+        rng, n = self.rng, self.number
+        months = "january february march april may june july august september october november december jan. feb. aug. sept. oct. nov. dec.".split()
+        m = rng.choice(months)
+        return rng.choice((
+            lambda: "%02d:%02d:%02d %s" % (rng.randint(0, 12), rng.randint(0, 59), rng.randint(0, 59), rng.choice(("am", "pm", "AM"))),
+            lambda: "%s %d, %d" % (m.capitalize() if rng.random() < .6 else m, rng.randint(1, 30), rng.randint(2018, 2040)),
+            lambda: "%s the %d%s" % (m, rng.randint(4, 20), "th"), lambda: "%d/%d/%d" % (rng.randint(1, 12), rng.randint(1, 28), rng.randint(2018, 2040)),
+            lambda: "%s %d" % (m, rng.randint(1, 30)), lambda: "%d %s from now" % (rng.randint(1, 60), rng.choice(("minutes", "hours", "seconds", "days", "weeks"))),
+            lambda: "%d:%02d" % (rng.randint(1, 12), rng.randint(0, 59))))()
+
+    def word(self):
+        rng, k = self.rng, self.rng.random()
+        if k < 0.72:
+            return rng.choice(self.words)
+        if k < 0.86:
+            return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 7)))
+        return rng.choice(self.words)[:rng.randint(2, 5)] + rng.choice(self.words)[-rng.randint(1, 4):]
 
     def pseudo(self):
+        """Words that mean nothing; some come twice, for what follows a repeated word is the hardest to copy."""
         rng = self.rng
         out = []
         for _ in range(rng.choice((1, 1, 2, 2, 3, 4, 5))):
             k = rng.random()
-            if k > 0.93:  # digits and words that repeat: where copying loses its place
-                out.append(rng.choice(("%02d:%02d" % (rng.randint(0, 23), rng.randint(0, 59)),
-                                       "%d" % rng.randint(1900, 2050), "%d.%d" % (rng.randint(0, 99), rng.randint(0, 9)),
-                                       "%d%d" % (rng.randint(0, 9) * 11, rng.randint(0, 9)))))
-                continue
-            if out and k > 0.9:
+            if k > 0.94:
+                out.append(self.number())
+            elif out and k > 0.82:
                 out.append(rng.choice(out))
-                continue
-            if k < 0.7:
-                w = rng.choice(self.words)
-            elif k < 0.8:
-                w = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 7)))
+            elif k > 0.80:
+                w = self.word()
+                out.append(rng.choice((w + "-" + w, w[:1] + "-" + w, w + "-" + self.word(), w[:2] * rng.randint(2, 3), w + w)))
             else:
-                w = rng.choice(self.words)[:rng.randint(2, 5)] + rng.choice(self.words)[-rng.randint(1, 4):]
-            out.append(w)
-        style = rng.random()
-        if style < 0.4:
+                out.append(self.word())
+        if rng.random() < 0.4:
             out = [w[:1].upper() + w[1:] for w in out]
         if rng.random() < 0.06:
             out.append(str(rng.randint(0, 2500)))
-        return " ".join(out)
+        joint = " "
+        if len(out) > 1 and rng.random() < 0.1:
+            joint = rng.choice((", ", ", ", " - ", "... ", ": ", " & ", "; ", " / ", ". "))
+        text = joint.join(out)
+        if rng.random() < 0.02:
+            text += rng.choice(("!", "...", "?", "."))
+        return text
 
     def parts(self, row):
         cuts = sorted((s, e, a) for a, (s, e) in row.spans.items())
@@ -211,19 +253,29 @@ class Augment:
         out.append((row.text[at:], None))
         return out
 
-    def __call__(self, row, swap=0.35, pseudo=0.12, noise=0.04):
+    def value(self, row, arg, text, pseudo):
+        """Another value for an argument, or the same."""
+        rng = self.rng
+        if arg in OPEN_ARGS and rng.random() < 0.75:
+            if arg not in KNOWN_ARGS and rng.random() < pseudo:
+                return self.pseudo()
+        elif arg == "when" and rng.random() < 0.15 and not text[:3].lower() in ("in ", "on ", "at ", "for"):
+            return self.when()
+        elif arg not in SWAP_ARGS or rng.random() < 0.5:
+            return text
+        other = rng.choice(self.pool.get(self.kind(row.call, arg), [text]))
+        if arg == "when" and (other.split(" ")[0].lower() in ("in", "on", "at", "for")) != \
+                (text.split(" ")[0].lower() in ("in", "on", "at", "for")):
+            return text
+        return other
+
+    def __call__(self, row, swap=0.4, pseudo=0.12, noise=0.06):
         rng = self.rng
         parts = self.parts(row)
-        tool = row.call.partition(".")[0]
         if row.spans and rng.random() < swap + pseudo:
             change = []
-            for i, (t, a) in enumerate(parts):
-                if a in OPEN_ARGS and rng.random() < 0.75:
-                    if a not in KNOWN_ARGS and rng.random() < pseudo / (swap + pseudo):
-                        t = self.pseudo()
-                    else:
-                        t = rng.choice(self.pool.get((tool, a), [t]))
-                change.append((t, a))
+            for t, a in parts:
+                change.append((t if a is None else self.value(row, a, t, pseudo / (swap + pseudo)), a))
             parts = change
         if rng.random() < 0.5:
             changed = []
@@ -231,7 +283,7 @@ class Augment:
                 if a is None:
                     ws = t.split(" ")
                     for i, w in enumerate(ws):
-                        if w and rng.random() < noise * 2:
+                        if w and rng.random() < noise:
                             k = rng.random()
                             ws[i] = "" if k < 0.5 and len(ws) > 1 else (rng.choice(self.words) if k > 0.7 else w)
                     t2 = re.sub(" +", " ", " ".join(ws))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the held-out part of the public sets as files for `tandem eval`; they stay out of the repository.
 
-    evaldata.py [--out build/eval] [--part heldout|train] [--own N]
+    evaldata.py [--out build/eval] [--part heldout|dev|train] [--own N]
 
 One line per utterance: {"id","text","intent","slots"}; intent and slots (name -> text, or a list where a name repeats)
 are the set's own, to be compared through labels.json. --own N writes N utterances of the generator instead, in the
@@ -20,7 +20,7 @@ from generate import Generator
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--out", default=os.path.join(ROOT, "build", "eval"))
-    ap.add_argument("--part", choices=("heldout", "train"), default="heldout")
+    ap.add_argument("--part", choices=("heldout", "dev", "train"), default="heldout")
     ap.add_argument("--own", type=int, default=0)
     ap.add_argument("--seed", type=int, default=99)
     a = ap.parse_args()
@@ -40,7 +40,7 @@ def main():
                                    ensure_ascii=False) + "\n")
         return
     for name in ("clinc_oos", "snips", "slurp"):
-        rows = [r for r in load_public(name) if r["heldout"] == (a.part == "heldout")]
+        rows = [r for r in load_public(name) if r["part"] == a.part]
         if not rows:
             continue
         path = os.path.join(a.out, name + ".jsonl")

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drives a GGUF through libllama and scores it on rows of the public sets; used while training, and for the table.
 
-    evaluate.py --gguf FILE --lib DIR [--part heldout|train] [--limit N] [--sets clinc_oos,snips,slurp] [--jsonl FILE...]
+    evaluate.py --gguf FILE --lib DIR [--part heldout|dev|train] [--limit N] [--sets clinc_oos,snips,slurp] [--jsonl FILE...]
 
 Only greedy decoding, one request at a time, the same prompt as the chat
 template renders. `tandem eval` measures the whole path; this one needs no daemon.
 """
 import argparse
 import ctypes as C
-import glob
 import json
 import math
 import random
-import sys
 import time
 
 import numpy as np
 
-from common import Catalogue, NOT_FOR_ME, SAY_NOT_FOR_ME, Tokenizer, labels
+from common import Catalogue, MAX_TOKENS_BEYOND_PROMPT, NOT_FOR_ME, SAY_NOT_FOR_ME, Tokenizer, labels
 from data import own_row, public_rows
 from generate import Generator
 
@@ -50,7 +48,7 @@ class Llama:
         n = self.s.shim_tokenize(b, len(b), buf, len(b) + 8)
         return list(buf[:n])
 
-    def run(self, prompt, stop, max_new=96):
+    def run(self, prompt, stop, max_new):
         p = (C.c_int32 * len(prompt))(*prompt)
         out = (C.c_int32 * max_new)()
         prob = (C.c_float * (max_new * 2))()
@@ -139,8 +137,7 @@ def score(name, rows, answers, verbose=0):
             wrong.append((r.label, got, r.text, round(c["two"], 3)))
         if name == "snips":
             want_s = sorted({(s["slot"], s["text"]) for s in r.slots})
-            got_s = sorted(set(slots_of(name, lab, call or "", args))) if ok else \
-                sorted(set(slots_of(name, lab, call or "", args)))
+            got_s = sorted(set(slots_of(name, lab, call or "", args)))
             hit = len(set(want_s) & set(got_s))
             tp += hit
             fp += len(got_s) - hit
@@ -205,7 +202,8 @@ def main():
 
     def answer(text, offer="all"):
         t = time.perf_counter()
-        out, prob = ll.run(tk.prompt(text, offer), tk.end)
+        prompt = tk.prompt(text, offer)
+        out, prob = ll.run(prompt, tk.end, len(prompt) + MAX_TOKENS_BEYOND_PROMPT)
         ms = (time.perf_counter() - t) * 1e3
         call, args = call_of(tk.decode(out))
         return call, args, confidences(prob, call == NOT_FOR_ME), ms, len(out)
@@ -218,7 +216,7 @@ def main():
     for name in a.sets.split(","):
         if not name:
             continue
-        rows = public_rows(cat, name, heldout=a.part == "heldout")
+        rows = public_rows(cat, name, a.part)
         random.Random(5).shuffle(rows)
         if a.limit:
             rows = rows[:a.limit]
@@ -228,7 +226,7 @@ def main():
         ms_all += [x[3] for x in answers]
         tok += [x[4] for x in answers]
         res = score(name, rows, answers, a.verbose)
-        print(name, json.dumps({k: round(v, 4) for k, v in res.items()}), "bad json", sum(x[0] is None for x in answers))
+        print(name, json.dumps({k: round(v, 4) for k, v in res.items()}), "without an end", sum(x[0] is None for x in answers))
     if ms_all:
         ms_all.sort()
         print("ms p50 %.1f p99 %.1f, tokens per answer mean %.1f p99 %d" % (

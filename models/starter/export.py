@@ -11,15 +11,18 @@ import sys
 import numpy as np
 import torch
 
-from common import Catalogue, HERE, SAY_NOT_FOR_ME, Tokenizer, UTTERANCE_CHARS_MAX
+from common import Catalogue, HERE, MAX_TOKENS_BEYOND_PROMPT, SAY_NOT_FOR_ME, Tokenizer, UTTERANCE_CHARS_MAX
 from train import Model
 
 
 def template(cat):
-    known = "".join("|%s:%d" % (n, len(t["function"]["parameters"]["properties"]))
-                    for n, t in zip(cat.names, cat.tools)) + "|"
+    schemas = [t["function"]["parameters"]["properties"] for t in cat.tools]
+    known = "".join("|%s:%d" % (n, len(s)) for n, s in zip(cat.names, schemas)) + "|"
     s = open(os.path.join(HERE, "template.jinja"), encoding="utf-8").read()
-    return s.replace("KNOWN", known).replace("COUNT", str(len(cat.names))).replace("CHARS_MAX", str(UTTERANCE_CHARS_MAX)).rstrip("\n")
+    for name, value in (("KNOWN", known), ("NAMES", "|".join(cat.names)), ("SCHEMAS", len(json.dumps(schemas, ensure_ascii=False))),
+                        ("COUNT", len(cat.names)), ("CHARS_MAX", UTTERANCE_CHARS_MAX)):
+        s = s.replace(name, str(value))
+    return s.rstrip("\n")
 
 
 def main():
@@ -61,6 +64,8 @@ def main():
     w.add_add_eos_token(False)
     w.add_chat_template(template(cat))
     w.add_string("tandem.not_for_me", SAY_NOT_FOR_ME)
+    w.add_uint32("tandem.max_tokens_beyond_prompt", MAX_TOKENS_BEYOND_PROMPT)
+    w.add_float32("general.sampling.temp", 0.0)
 
     def put(name, t):
         t = t.detach().float().numpy()
@@ -71,12 +76,12 @@ def main():
             q, k, v = model.qkv[i].split(d, 0)
             g, u = model.gate_up[i].chunk(2, 0)
             p = "blk.%d." % i
-            put(p + "attn_norm.weight", model.norm1[i])
+            put(p + "attn_norm.weight", torch.ones(d))
             put(p + "attn_q.weight", q)
             put(p + "attn_k.weight", k)
             put(p + "attn_v.weight", v)
             put(p + "attn_output.weight", model.out[i])
-            put(p + "ffn_norm.weight", model.norm2[i])
+            put(p + "ffn_norm.weight", torch.ones(d))
             put(p + "ffn_gate.weight", g)
             put(p + "ffn_up.weight", u)
             put(p + "ffn_down.weight", model.down[i])

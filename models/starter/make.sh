@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Trains models/starter.gguf again and prints what it scores; `make starter-model` calls it. Two phases of a fixed number of
-# examples: about 40 minutes on one idle core. FIRST and SECOND change the numbers (FIRST=8000 SECOND=2000 for a trial).
+# Trains models/starter.gguf again and prints what it scores; `make starter-model` calls it. One run of a fixed number of
+# examples: about 85 minutes on one core. EXAMPLES changes the number (EXAMPLES=8000 for a trial); RESUME=1 goes on from
+# where an earlier run broke off.
 # The public development sets are used where ROUTING_DATA (default ../shared/data/routing) has them; without them the
 # model learns from the generator alone.
 set -euo pipefail
@@ -23,12 +24,12 @@ cc -O2 -Wall -Wextra -fPIC -shared quantise.c "${link[@]}" -o "$work/libllama-ev
 
 say "choosing the vocabulary"
 "$python" mkvocab.py "$work/vocab.json"
-say "training, first phase"
-"$python" train.py --vocab "$work/vocab.json" --out "$work/first" --examples "${FIRST:-144000}"
-say "training, second phase: more real utterances, fewer random names"
-"$python" train.py --vocab "$work/vocab.json" --out "$work/second" --resume "$work/first" --examples "${SECOND:-80000}" \
-  --lr 8e-4 --warmup 60 --mix 0.40,0.26,0.14,0.20 --oos-times 3 --seed 20261122
-"$python" export.py --vocab "$work/vocab.json" --model "$work/second/model.pt" --run "$work/second/run.json" \
+say "training"
+[ -n "${RESUME:-}" ] || rm -rf "$work/run"
+# Large arrays come and go with every step: kept instead of given back, and in large pages, they cost a tenth less time.
+MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
+  "$python" train.py --vocab "$work/vocab.json" --out "$work/run" ${EXAMPLES:+--examples "$EXAMPLES"}
+"$python" export.py --vocab "$work/vocab.json" --model "$work/run/model.pt" --run "$work/run/run.json" \
   --gguf-py "$deps/llama.cpp/gguf-py" --out "$work/starter-f16.gguf"
 say "quantising"
 "$work/quantise" "$work/starter-f16.gguf" "$work/starter.gguf"
@@ -38,6 +39,10 @@ for f in starter-f16.gguf starter.gguf; do
     --say "set a timer for 10 minutes" "turn off the kitchen lights" "remind me to call the dentist tomorrow at nine" \
     "what is 18 % of 240" "add milk to my shopping list" "tell me about the history of the Roman Empire"
 done
-cp "$work/starter.gguf" ../starter.gguf
-cp "$work/second/run.json" recipe.json
-say "wrote models/starter.gguf and models/starter/recipe.json"
+if [ -n "${EXAMPLES:-}" ]; then
+  say "a trial: $work/starter.gguf; models/starter.gguf stays as it is"
+else
+  cp "$work/starter.gguf" ../starter.gguf
+  cp "$work/run/run.json" recipe.json
+  say "wrote models/starter.gguf and models/starter/recipe.json"
+fi

@@ -47,7 +47,7 @@ def main():
     for _ in range(6000):
         see(own_row(gen, NOT_FOR_ME, rng).text, 1)
     for name in ("clinc_oos", "snips", "slurp"):
-        for r in public_rows(cat, name, heldout=False):
+        for r in public_rows(cat, name, "train"):
             see(r.text, 3)
     words = [w for w, n in count.most_common() if n >= 5 and len(w) > 1][:WORDS_MAX]
     kept = set(words)

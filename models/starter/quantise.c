@@ -4,6 +4,7 @@
 #include <ggml-backend.h>
 #include <llama.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -42,6 +43,22 @@ int shim_tokenize(const char *text, int len, int *out, int max) {
     return llama_tokenize(llama_model_get_vocab(model), text, len, out, max, false, true);
 }
 
+static int times(const int *part, int count, const int *t, int n) {
+    int found = 0;
+    for (int i = 0; i + n <= count; i++)
+        found += memcmp(part + i, t, (size_t)n * sizeof *t) == 0;
+    return found;
+}
+
+// What the model host forbids a model that copies (host/PROTOCOL.md): `token` would lead the answer round in a circle.
+static bool circles(const int *prompt, int n, const int *out, int made, int token) {
+    if (made < 2)
+        return false;
+    int next[3] = {out[made - 2], out[made - 1], token};
+    int meant = times(prompt, n, next + 1, 2);
+    return meant ? times(out, made, next + 1, 2) >= meant : times(out, made, next, 3) > 0;
+}
+
 // Greedy decoding; prob[i] is the probability of out[i]. Returns the number of tokens, the stop token left out.
 int shim_run(int *prompt, int n, int max_new, int *out, float *prob, int stop, int n_vocab) {
     llama_memory_clear(llama_get_memory(ctx), true);
@@ -50,17 +67,26 @@ int shim_run(int *prompt, int n, int max_new, int *out, float *prob, int stop, i
     for (;;) {
         if (llama_decode(ctx, b))
             return -1;
-        const float *l = llama_get_logits_ith(ctx, -1);
-        int best = 0;
-        for (int i = 1; i < n_vocab; i++)
-            if (l[i] > l[best])
-                best = i;
+        float *l = llama_get_logits_ith(ctx, -1);
+        int best;
+        float most = l[0];
         double z = 0;
+        for (int i = 1; i < n_vocab; i++)
+            most = l[i] > most ? l[i] : most;
         for (int i = 0; i < n_vocab; i++)
-            z += exp((double)(l[i] - l[best]));
+            z += exp((double)(l[i] - most));
+        for (;;) {
+            best = 0;
+            for (int i = 1; i < n_vocab; i++)
+                if (l[i] > l[best])
+                    best = i;
+            if (best == stop || !circles(prompt, n, out, made, best))
+                break;
+            l[best] = -INFINITY;
+        }
         if (best == stop || made == max_new)
             return made;
-        prob[made] = (float)(1 / z);
+        prob[made] = (float)(exp((double)(l[best] - most)) / z);
         out[made] = best;
         b = llama_batch_get_one(&out[made], 1);
         made++;

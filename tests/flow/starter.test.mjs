@@ -11,8 +11,8 @@ const t = await startTandem(
 const catalogue = JSON.parse(readFileSync(join(ROOT, "models/starter/catalogue.json"), "utf8"));
 const DECLINED = "Not for me.";
 
-async function ask(text, tools = catalogue) {
-  const r = await t.post({ model: "auto", messages: user(text), ...(tools ? { tools } : {}), temperature: 0 });
+async function ask(text, tools = catalogue, more = {}) {
+  const r = await t.post({ model: "auto", messages: user(text), ...(tools ? { tools } : {}), ...more });
   const body = await r.json();
   if (body.error?.code === "tandem.model.declined") return { declined: true };
   assert.equal(r.status, 200, JSON.stringify(body));
@@ -43,6 +43,34 @@ test("a tool that is not offered is declined, and one that is offered is used", 
   assert.ok((await ask("set a timer for 10 minutes", without)).declined);
   const only = catalogue.filter((x) => x.function.name === "timer");
   assert.equal((await ask("set a timer for 10 minutes", only)).name, "timer");
+});
+
+test("where a call is required, it is the right one", async () => {
+  const required = { tool_choice: "required" };
+  assert.deepEqual(await ask("set a timer for 10 minutes", catalogue, required),
+    { name: "timer", arguments: { action: "set", duration: "10 minutes" } });
+  const some = catalogue.filter((x) => ["timer", "light", "weather"].includes(x.function.name));
+  assert.deepEqual(await ask("turn off the kitchen lights", some, required),
+    { name: "light", arguments: { action: "off", room: "kitchen" } });
+});
+
+test("without a temperature an answer is the likeliest one each time", async () => {
+  const seen = new Set();
+  for (let i = 0; i < 5; i++) seen.add(JSON.stringify(await ask("remind me to call the dentist tomorrow at nine")));
+  assert.equal(seen.size, 1);
+});
+
+// What it was told is copied out; a text that repeats itself makes a copier lose its place.
+test("no answer is half a call", async () => {
+  for (const text of ["add no no no no no no no no no no no no to my shopping list", "play Oj Jelena, Jelena, Jelena",
+    "what will the weather be at 08:08:08 on 08/08/2008", "how do you spell bananananananana"]) {
+    const r = await t.post({ model: "auto", messages: user(text), tools: catalogue });
+    const body = await r.json();
+    if (r.status !== 200) { assert.equal(body.error.code, "tandem.model.declined", text); continue; }
+    const { message, finish_reason } = body.choices[0];
+    assert.ok(finish_reason === "tool_calls" || message.content === DECLINED, text);
+    for (const c of message.tool_calls ?? []) assert.doesNotThrow(() => JSON.parse(c.function.arguments), text);
+  }
 });
 
 test("a tool the model was not made for is never called", async () => {

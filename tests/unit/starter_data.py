@@ -11,7 +11,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 STARTER = os.path.join(ROOT, "models", "starter")
 sys.path.insert(0, STARTER)
 sys.dont_write_bytecode = True
-from common import Catalogue, NOT_FOR_ME, held_out, labels, read_lines  # noqa: E402
+from common import Catalogue, NOT_FOR_ME, labels, read_lines, split  # noqa: E402
+from data import Augment, own_row  # noqa: E402
 from generate import Generator  # noqa: E402
 
 CAT = Catalogue()
@@ -48,14 +49,28 @@ class StarterData(unittest.TestCase):
                 for arg, (s, e) in spans.items():
                     self.assertTrue(text[s:e].strip(), (call, arg, text))
 
+    def test_changed_utterances_still_say_their_values(self):
+        gen, rng = Generator(CAT), random.Random(11)
+        rows = [own_row(gen, call, rng) for call in CAT.calls for _ in range(6)]
+        change = Augment(rows, ["alpha", "bravo", "delta", "river"], rng, gen.lists)
+        changed = 0
+        for row in rows:
+            text, values = change(row, swap=0.5, pseudo=0.5, noise=0.2)
+            self.assertEqual(set(values), set(row.spans))
+            changed += text != row.text
+            for value in values.values():
+                self.assertTrue(value and value in text, (text, values))
+        self.assertGreater(changed, len(rows) / 2)
+
     def test_the_generator_repeats_itself_from_a_seed(self):
         a, b = (Generator(CAT).sample("weather", random.Random(5)) for _ in range(2))
         self.assertEqual(a, b)
 
     def test_the_split_does_not_move(self):
         # The numbers published for the model hold for this split only.
-        self.assertEqual([i for i in range(1, 41) if held_out("utterance %d" % i)], [15, 19, 23, 34, 39])
-        self.assertEqual(held_out("Set  a TIMER"), held_out("set a timer"))
+        self.assertEqual([i for i in range(1, 41) if split("utterance %d" % i) == "heldout"], [15, 19, 23, 34, 39])
+        self.assertEqual([i for i in range(1, 61) if split("utterance %d" % i) == "dev"], [9, 53])
+        self.assertEqual(split("Set  a TIMER"), split("set a timer"))
 
     def test_smoke_set_speaks_the_catalogue(self):
         for line in read_lines(os.path.join(STARTER, "smoke.jsonl")):
