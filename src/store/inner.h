@@ -78,7 +78,8 @@ struct td_store {
     struct td_op *ops, **ops_last;
     unsigned op_count;
     struct td_pending_ack *acks, *undelivered;
-    bool closing, hurry;
+    bool hurry;
+    atomic_bool closing; // set under the lock, and looked at by the writer outside it as well
 
     pthread_t thread; // the rest belongs to the writer
     bool thread_runs;
