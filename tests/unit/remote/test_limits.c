@@ -124,16 +124,26 @@ static void a_slow_stream_within_its_limits_is_fine(void **state) {
     take_finish(&t);
 }
 
+// A port that is taken but not listened on: unlike one that was just closed, no other program can come to own it, and
+// no kept connection leads there.
 static void nobody_listening_is_known_at_once(void **state) {
     (void)state;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t n = sizeof at;
+    int held = socket(AF_INET, SOCK_STREAM, 0);
+    char url[64];
     struct take t;
-    upstream_post(&d.up, "/_down", "{\"down\":true}");
+    assert_int_equal(bind(held, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(getsockname(held, (struct sockaddr *)&at, &n), 0);
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/v1", ntohs(at.sin_port));
+    drive_url(&d, url);
     drive_once(&d, &t, "hello");
     assert_int_equal(t.code, TD_ERR_CONNECT);
     assert_true(seconds(&t) < 1.5); // far below the connect limit
     assert_true(t.stats.connected_ns == 0 && t.stats.bytes_out == 0);
     take_finish(&t);
-    upstream_post(&d.up, "/_down", "{\"down\":false}");
+    close(held);
+    drive_plain(&d);
     drive_once(&d, &t, "hello");
     assert_int_equal(t.ends, 1);
     take_finish(&t);
