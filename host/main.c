@@ -3,7 +3,6 @@
 // the model file, 5 and on one connection a worker. It loads the back ends, walls itself in, loads the model, then
 // serves. This file is the door: frames in, frames out; the engine (engine.c) decodes. The guest ends when the control
 // connection does, and by itself wherever it finds something it must not go on from.
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -17,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/time.h"
+#include "host/backends.h"
 #include "host/guest.h"
 #include "host/sandbox.h"
 
@@ -252,21 +252,6 @@ static void receive_setup(struct host_guest *g) {
     snprintf(g->name, sizeof g->name, "%.*s", TD_STR_ARG(g->setup.name));
 }
 
-// The back ends lie beside libggml (a private copy) or where libggml was told to look (a system's package).
-static void load_backends(void) {
-    Dl_info where;
-    char folder[4096];
-    if (dladdr((void *)(uintptr_t)ggml_backend_load_all, &where) && where.dli_fname) {
-        snprintf(folder, sizeof folder, "%s", where.dli_fname);
-        char *slash = strrchr(folder, '/');
-        if (slash)
-            *slash = 0;
-        ggml_backend_load_all_from_path(folder);
-    }
-    if (ggml_backend_dev_count() == 0)
-        ggml_backend_load_all();
-}
-
 static uint32_t physical_cores(void) {
     uint32_t count = 0;
     for (int i = 0; i < 1024; i++) {
@@ -405,7 +390,7 @@ static void start(struct host_guest *g) {
         fail_start(TD_ERR_HOST_LOAD, "the model file was not handed over");
     int statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     tzset(); // templates may print the date; after this no file can be opened
-    load_backends();
+    host_backends_load();
     if (host_sandbox_enter(&g->ready.sandbox, &e) != TD_OK)
         fail_start(TD_ERR_HOST_LOAD, e.message);
     load_model(g, file, cores);
