@@ -4,12 +4,12 @@
 // else the machine does hits both; the best round of each counts.
 //
 //   bench-local HOST MODEL.gguf [TOKENS] [ROUNDS] [THREADS]
-#include <dlfcn.h>
 #include <llama.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include "base/log.h"
+#include "host/backends.h"
 #include "local.h"
 
 #define PROMPT "the beginning of a text that has to be read first"
@@ -23,14 +23,8 @@ static void no_log(enum ggml_log_level level, const char *text, void *arg) {
 }
 
 static void load(void) {
-    Dl_info where;
-    char folder[4096];
     llama_log_set(no_log, NULL);
-    if (!dladdr((void *)(uintptr_t)ggml_backend_load_all, &where))
-        exit(1);
-    snprintf(folder, sizeof folder, "%s", where.dli_fname);
-    *strrchr(folder, '/') = 0;
-    ggml_backend_load_all_from_path(folder);
+    host_backends_load();
     model = llama_model_load_from_file(gguf, llama_model_default_params());
     if (!model)
         exit(1);

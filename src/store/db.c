@@ -222,9 +222,7 @@ static const char *const migrations[] = {
     "CREATE INDEX outbox_changed ON outbox(changed_ms);"
     "CREATE TABLE events(id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT, exchange TEXT, type TEXT, data BLOB,"
     " wall_ms INTEGER);"
-    "CREATE INDEX events_tenant ON events(tenant,id);"
-    "CREATE TABLE conversations(tenant TEXT, conversation TEXT, exchange TEXT, accepted INTEGER, wall_ms INTEGER,"
-    " PRIMARY KEY(tenant,conversation)) WITHOUT ROWID;",
+    "CREATE INDEX events_tenant ON events(tenant,id);",
 };
 #define SCHEMA_VERSION ((int)(sizeof migrations / sizeof *migrations))
 

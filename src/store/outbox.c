@@ -185,25 +185,20 @@ struct move {
 struct found {
     enum td_outbox_state state;
     bool has_local, has_cloud;
-    struct td_str tenant, conversation; // of the statement: reset it after use
+    struct td_str tenant; // of the statement: reset it after use
     sqlite3_stmt *statement;
 };
 
 static enum td_err find_entry(struct td_db *db, struct td_str id, struct found *f, struct td_error *e) {
-    sqlite3_stmt *s =
-        td_db_statement(db, "SELECT state,local_body IS NOT NULL,cloud_body IS NOT NULL,tenant,conversation"
-                            " FROM outbox WHERE id=?1");
+    sqlite3_stmt *s = td_db_statement(db, "SELECT state,local_body IS NOT NULL,cloud_body IS NOT NULL,tenant"
+                                          " FROM outbox WHERE id=?1");
     if (!s)
         return td_db_fail(db, "reading the outbox", e);
     td_db_bind_str(s, 1, id);
     int rc = sqlite3_step(s);
     if (rc == SQLITE_ROW) {
-        *f = (struct found){(enum td_outbox_state)sqlite3_column_int(s, 0),
-                            sqlite3_column_int(s, 1) != 0,
-                            sqlite3_column_int(s, 2) != 0,
-                            td_db_str(s, 3),
-                            td_db_str(s, 4),
-                            s};
+        *f = (struct found){(enum td_outbox_state)sqlite3_column_int(s, 0), sqlite3_column_int(s, 1) != 0,
+                            sqlite3_column_int(s, 2) != 0, td_db_str(s, 3), s};
         return TD_OK;
     }
     enum td_err err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no such entry in the outbox")
@@ -262,20 +257,6 @@ static enum td_err put_answer(struct td_db *db, const char *sql, struct td_str i
     return td_db_done(db, s, "keeping an answer", e);
 }
 
-static enum td_err point_conversation(struct td_db *db, const struct move *v, const struct found *f,
-                                      struct td_error *e) {
-    sqlite3_stmt *s = td_db_statement(db, "INSERT OR REPLACE INTO conversations(tenant,conversation,exchange,accepted,"
-                                          "wall_ms) VALUES(?1,?2,?3,?4,?5)");
-    if (s) {
-        td_db_bind_str(s, 1, f->tenant);
-        td_db_bind_str(s, 2, f->conversation);
-        td_db_bind_str(s, 3, v->id);
-        td_db_bind_int(s, 4, v->m.accepted);
-        td_db_bind_int(s, 5, v->wall_ms);
-    }
-    return td_db_done(db, s, "pointing the conversation", e);
-}
-
 // `data` sealed already.
 static enum td_err put_event(struct td_db *db, struct td_str tenant, struct td_str exchange, struct td_str type,
                              struct td_str data, int64_t wall_ms, struct td_error *e) {
@@ -325,8 +306,6 @@ static enum td_err run_move(struct td_store *store, struct td_db *db, void *arg,
                          "UPDATE outbox SET cloud_target=?2,cloud_model=?3,cloud_quality=?4,cloud_ms=?5,"
                          "cloud_body=?6 WHERE id=?1",
                          v->id, &v->cloud, e);
-    if (err == TD_OK && v->m.to == TD_OUTBOX_RECONCILED && f.conversation.n)
-        err = point_conversation(db, v, &f, e);
     if (err == TD_OK && v->event.type.n)
         err = put_event(db, f.tenant, v->id, v->event.type, v->event.data, v->wall_ms, e);
     sqlite3_reset(f.statement);
@@ -735,30 +714,5 @@ enum td_err td_events_last(struct td_store *store, uint64_t *id, struct td_error
         sqlite3_reset(s);
     td_reader_give(store, db);
     *id = (uint64_t)last;
-    return err;
-}
-
-enum td_err td_conversation_get(struct td_store *store, struct td_str tenant, struct td_str conversation,
-                                td_conversation_fn fn, void *user, struct td_error *e) {
-    struct td_db *db;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s =
-        td_db_statement(db, "SELECT exchange,accepted,wall_ms FROM conversations WHERE tenant=?1 AND conversation=?2");
-    if (s) {
-        td_db_bind_str(s, 1, tenant);
-        td_db_bind_str(s, 2, conversation);
-    }
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    if (rc == SQLITE_ROW)
-        fn(user, &(struct td_conversation_head){td_db_str(s, 0), (enum td_accepted)sqlite3_column_int(s, 1),
-                                                sqlite3_column_int64(s, 2)});
-    else
-        err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no answer of this conversation was accepted yet")
-                                : td_db_fail(db, "reading a conversation", e);
-    if (s)
-        sqlite3_reset(s);
-    td_reader_give(store, db);
     return err;
 }

@@ -145,14 +145,4 @@ enum td_err td_events_marked(struct td_store *store, const char *reader, uint64_
 // The newest id; 0 none yet.
 enum td_err td_events_last(struct td_store *store, uint64_t *id, struct td_error *e) TD_MUST_USE;
 
-// A conversation's last accepted answer.
-struct td_conversation_head {
-    struct td_str exchange;
-    enum td_accepted accepted;
-    int64_t wall_ms;
-};
-typedef bool (*td_conversation_fn)(void *user, const struct td_conversation_head *head);
-enum td_err td_conversation_get(struct td_store *store, struct td_str tenant, struct td_str conversation,
-                                td_conversation_fn fn, void *user, struct td_error *e) TD_MUST_USE;
-
 #endif

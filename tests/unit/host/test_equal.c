@@ -2,11 +2,11 @@
 // The guest's answers against libllama driven directly in this process: greedy, token for token, alone and in a batch.
 #include "unit.h"
 
-#include <dlfcn.h>
 #include <llama.h>
 #include <math.h>
 
 #include "base/log.h"
+#include "host/backends.h"
 #include "local.h"
 
 #define WAIT_MS 30000
@@ -22,13 +22,8 @@ static void no_log(enum ggml_log_level level, const char *text, void *arg) {
 }
 
 static void load(void) {
-    Dl_info where;
-    char folder[4096];
     llama_log_set(no_log, NULL);
-    assert_true(dladdr((void *)(uintptr_t)ggml_backend_load_all, &where) != 0);
-    snprintf(folder, sizeof folder, "%s", where.dli_fname);
-    *strrchr(folder, '/') = 0;
-    ggml_backend_load_all_from_path(folder);
+    host_backends_load();
     model = llama_model_load_from_file(gguf, llama_model_default_params());
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = 512;

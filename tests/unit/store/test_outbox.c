@@ -94,11 +94,6 @@ static bool on_event(void *user, const struct td_event_record *r) {
     return true;
 }
 
-static bool on_head(void *user, const struct td_conversation_head *h) {
-    snprintf(user, 64, "%.*s/%d", TD_STR_ARG(h->exchange), h->accepted);
-    return true;
-}
-
 static void an_entry_walks_the_whole_way(void **state) {
     (void)state;
     struct td_outbox_entry x = sample("E1");
@@ -181,11 +176,6 @@ static void an_entry_walks_the_whole_way(void **state) {
     assert_ok(td_events_after(store, TD_STR("acme"), last, 10, on_event, &events, NULL));
     assert_ok(td_events_after(store, TD_STR("other"), 0, 10, on_event, &events, NULL));
     assert_int_equal(events.count, 0);
-    char head[64];
-    assert_ok(td_conversation_get(store, TD_STR("acme"), TD_STR("talk"), on_head, head, NULL));
-    assert_string_equal(head, "E1/2");
-    assert_int_equal(td_conversation_get(store, TD_STR("other"), TD_STR("talk"), on_head, head, NULL),
-                     TD_ERR_NOT_FOUND);
     // Texts stand in no file in the clear.
     char command[400];
     snprintf(command, sizeof command, "grep -rq canary '%s'", dir);
