@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The outbox: requests kept durably for a better answer later, the events that tell their clients of it, and the
-// answer a conversation goes on from. Bounded in entries and bytes; texts are sealed at rest with a key of the data
-// directory. Every change is one transaction; its ack says it is durable. `ack` NULL: the call itself waits
+// The outbox: requests kept durably for a better answer later, with the one that was accepted, and the events that tell
+// their clients of it. Bounded in entries and bytes; texts are sealed at rest with a key of the data directory.
+// Every change is one transaction; its ack says it is durable. `ack` NULL: the call itself waits
 // (milliseconds: not from a worker's loop). Callbacks of queries must not call the store; their views live during the
 // call.
 //
