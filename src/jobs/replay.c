@@ -25,10 +25,7 @@
 
 struct td_replayer {
     struct td_runtime *rt;
-    pthread_t thread;
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool stop;
+    struct td_side side;
     // The replay in hand (one at a time: the rate is limited anyway, and order by priority stays true).
     bool done;
     enum td_err err;
@@ -79,14 +76,9 @@ static bool on_due(void *user, const struct td_outbox_entry *e) {
     return td_call_keeps(w->rt, e->id) || on_entry(user, e);
 }
 
-// Waits on the condition; false when it is time to stop.
-static bool nap(struct td_replayer *r, uint32_t ms) {
-    return td_wait_nap(&r->cond, &r->lock, &r->stop, ms);
-}
-
 static void on_done(void *user, const struct td_replayed *answer) {
     struct td_replayer *r = user;
-    pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->side.lock);
     r->err = answer->err;
     r->sent = answer->sent;
     r->quality = answer->quality;
@@ -97,8 +89,8 @@ static void on_done(void *user, const struct td_replayed *answer) {
          td_buf_add_str(&r->model, answer->model) != TD_OK))
         r->err = TD_ERR_NOMEM;
     r->done = true;
-    pthread_cond_signal(&r->cond);
-    pthread_mutex_unlock(&r->lock);
+    pthread_cond_signal(&r->side.cond);
+    pthread_mutex_unlock(&r->side.lock);
 }
 
 static enum td_err ask_again(struct td_replayer *r, const struct td_outbox_entry *e) {
@@ -122,10 +114,10 @@ static enum td_err ask_again(struct td_replayer *r, const struct td_outbox_entry
     enum td_err err = td_call_replay(r->rt, &replay);
     if (err != TD_OK)
         return err;
-    pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->side.lock);
     while (!r->done)
-        pthread_cond_wait(&r->cond, &r->lock);
-    pthread_mutex_unlock(&r->lock);
+        pthread_cond_wait(&r->side.cond, &r->side.lock);
+    pthread_mutex_unlock(&r->side.lock);
     return r->err;
 }
 
@@ -141,7 +133,7 @@ static enum td_err move(struct td_replayer *r, struct td_str id, const struct td
 // replayed either, so this waits for it.
 static enum td_err move_surely(struct td_replayer *r, struct td_str id, const struct td_outbox_move *m) {
     enum td_err err = move(r, id, m);
-    while (err != TD_OK && err != TD_ERR_NOT_FOUND && err != TD_ERR_USAGE && nap(r, DISK_RETRY_MS))
+    while (err != TD_OK && err != TD_ERR_NOT_FOUND && err != TD_ERR_USAGE && td_side_nap(&r->side, DISK_RETRY_MS))
         err = move(r, id, m);
     return err;
 }
@@ -339,7 +331,7 @@ static void *main_loop(void *arg) {
     struct td_replayer *r = arg;
     uint32_t wait_ms = LOOK_MS;
     recover(r);
-    while (nap(r, wait_ms)) {
+    while (td_side_nap(&r->side, wait_ms)) {
         struct td_config *config = td_runtime_config(r->rt, NULL);
         uint64_t now = td_now_ns();
         uint32_t rate = config->outbox.replay_per_min ? config->outbox.replay_per_min : 60;
@@ -367,32 +359,23 @@ enum td_err td_replayer_start(struct td_runtime *rt, struct td_replayer **out) {
     if (!r)
         return TD_ERR_NOMEM;
     r->rt = rt;
-    pthread_mutex_init(&r->lock, NULL);
-    td_wait_init(&r->cond);
     td_buf_init(&r->body, TD_REPLY_BYTES_MAX);
     td_buf_init(&r->target, 1024);
     td_buf_init(&r->model, 1024);
-    if (pthread_create(&r->thread, NULL, main_loop, r) != 0) {
+    enum td_err err = td_side_start(&r->side, "tandem-replay", main_loop, r);
+    if (err != TD_OK)
         td_free(r);
-        return TD_ERR_IO;
-    }
-    pthread_setname_np(r->thread, "tandem-replay");
-    *out = r;
-    return TD_OK;
+    else
+        *out = r;
+    return err;
 }
 
 void td_replayer_stop(struct td_replayer *r) {
     if (!r)
         return;
-    pthread_mutex_lock(&r->lock);
-    r->stop = true;
-    pthread_cond_broadcast(&r->cond);
-    pthread_mutex_unlock(&r->lock);
-    pthread_join(r->thread, NULL);
+    td_side_stop(&r->side);
     td_buf_finish(&r->body);
     td_buf_finish(&r->target);
     td_buf_finish(&r->model);
-    pthread_cond_destroy(&r->cond);
-    pthread_mutex_destroy(&r->lock);
     td_free(r);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/counters.h"
 #include "base/log.h"
 #include "base/time.h"
 #include "base/wait.h"
@@ -25,12 +26,13 @@
 
 struct td_webhook_sender {
     struct td_runtime *rt;
-    pthread_t thread;
-    pthread_mutex_t lock; // guards the next line
-    pthread_cond_t cond;
-    bool stop, done, cleared;
+    struct td_side side; // its lock guards the next line
+    bool done, cleared;
+    struct td_counter *delivered, *retried, *failed;
+    struct td_gauge *pending;
     // Of the thread.
     uint64_t cursor, next_ns;
+    int64_t pending_ms; // when the event that is next to be delivered came to be; 0: none
     bool has_cursor;
     uint32_t tries, refusals;
     // The delivery in hand: filled by the thread, used on the worker's loop until done.
@@ -46,10 +48,6 @@ struct td_webhook_sender {
     int status;
     uint32_t retry_after_ms;
 };
-
-static bool nap(struct td_webhook_sender *w, uint32_t ms) {
-    return td_wait_nap(&w->cond, &w->lock, &w->stop, ms);
-}
 
 // ---- what is sent
 
@@ -156,11 +154,11 @@ static enum td_err compose(struct td_webhook_sender *w) {
 // ---- sending; on the worker's loop
 
 static void finish(struct td_webhook_sender *w, enum td_err err) {
-    pthread_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->side.lock);
     w->err = err;
     w->done = true;
-    pthread_cond_broadcast(&w->cond);
-    pthread_mutex_unlock(&w->lock);
+    pthread_cond_broadcast(&w->side.cond);
+    pthread_mutex_unlock(&w->side.lock);
 }
 
 static bool on_head(void *user, const struct td_fetch_head *head) {
@@ -239,10 +237,10 @@ static void clear(void *arg) {
     struct td_webhook_sender *w = arg;
     td_fetch_destroy(w->fetch);
     w->fetch = NULL;
-    pthread_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->side.lock);
     w->cleared = true;
-    pthread_cond_broadcast(&w->cond);
-    pthread_mutex_unlock(&w->lock);
+    pthread_cond_broadcast(&w->side.cond);
+    pthread_mutex_unlock(&w->side.lock);
 }
 
 static void post(struct td_webhook_sender *w, void (*fn)(void *)) {
@@ -255,17 +253,17 @@ static void send(struct td_webhook_sender *w) {
     w->retry_after_ms = 0;
     w->done = w->cleared = false;
     post(w, start);
-    pthread_mutex_lock(&w->lock);
-    while (!w->done && !w->stop)
-        pthread_cond_wait(&w->cond, &w->lock);
-    pthread_mutex_unlock(&w->lock);
+    pthread_mutex_lock(&w->side.lock);
+    while (!w->done && !w->side.stop)
+        pthread_cond_wait(&w->side.cond, &w->side.lock);
+    pthread_mutex_unlock(&w->side.lock);
     post(w, clear); // the transfer is ended on its own thread
-    pthread_mutex_lock(&w->lock);
+    pthread_mutex_lock(&w->side.lock);
     while (!w->cleared)
-        pthread_cond_wait(&w->cond, &w->lock);
+        pthread_cond_wait(&w->side.cond, &w->side.lock);
     if (!w->done)
         w->err = TD_ERR_CANCELLED;
-    pthread_mutex_unlock(&w->lock);
+    pthread_mutex_unlock(&w->side.lock);
 }
 
 // ---- one after the other
@@ -289,18 +287,20 @@ static bool is_refusal(int status) {
            status != 425 && status != 429;
 }
 
-static void pass(struct td_webhook_sender *w) {
+static void pass(struct td_webhook_sender *w, struct td_counter *how) {
     struct td_error e;
     if (td_events_mark(w->rt->store, READER, w->event.id, &e) != TD_OK) {
         wait_for_next(w, td_now_ns()); // it is sent once more, with the same id
         return;
     }
+    td_counter_add(how, 1);
     w->cursor = w->event.id;
     w->tries = w->refusals = 0;
     w->next_ns = 0;
 }
 
 static void deliver(struct td_webhook_sender *w) {
+    td_counter_add(w->retried, w->tries > 0);
     enum td_err err = compose(w);
     if (err != TD_OK) {
         td_log(TD_LOG_WARN, "webhook", NULL, "while=compose err=%s", td_err_code(err));
@@ -309,7 +309,7 @@ static void deliver(struct td_webhook_sender *w) {
     }
     send(w);
     if (w->err == TD_OK && w->status >= 200 && w->status < 300) {
-        pass(w);
+        pass(w, w->delivered);
     } else if (w->err != TD_ERR_CANCELLED) {
         td_log(TD_LOG_INFO, "webhook", w->event.exchange.p, "while=deliver event=%" PRIu64 " status=%d err=%s try=%u",
                w->event.id, w->status, w->err ? td_err_code(w->err) : "", w->tries + 1);
@@ -320,7 +320,7 @@ static void deliver(struct td_webhook_sender *w) {
         }
         td_log(TD_LOG_WARN, "webhook", w->event.exchange.p, "msg=refused event=%" PRIu64 " status=%d", w->event.id,
                w->status);
-        pass(w);
+        pass(w, w->failed);
     }
 }
 
@@ -336,7 +336,13 @@ static enum td_err find_cursor(struct td_webhook_sender *w) {
     return err;
 }
 
-static void look(struct td_webhook_sender *w) {
+static void note_pending(struct td_webhook_sender *w) {
+    int64_t age_ms = w->pending_ms ? td_wall_ms() - w->pending_ms : 0;
+    td_gauge_set(w->pending, age_ms > 0 ? age_ms / 1000 : 0); // a clock set back makes nothing negative
+}
+
+// Delivers what there is; where nothing may leave now, it only finds out since when something waits.
+static void look(struct td_webhook_sender *w, bool may_leave) {
     struct td_error e;
     if (td_now_ns() < w->next_ns || (!w->has_cursor && find_cursor(w) != TD_OK))
         return;
@@ -344,8 +350,12 @@ static void look(struct td_webhook_sender *w) {
         uint64_t before = w->cursor;
         td_arena_init(&w->arena, TD_ARENA_BYTES_MAX);
         w->event = (struct td_event_record){0};
-        if (td_events_next(w->rt->store, w->cursor, on_event, w, &e) == TD_OK && w->event.exchange.p)
-            deliver(w);
+        if (td_events_next(w->rt->store, w->cursor, on_event, w, &e) == TD_OK) {
+            w->pending_ms = w->event.wall_ms;
+            note_pending(w);
+            if (may_leave && w->event.exchange.p)
+                deliver(w);
+        }
         more = w->cursor != before;
         td_arena_finish(&w->arena);
     }
@@ -357,11 +367,14 @@ static void *main_loop(void *arg) {
     do {
         w->config = td_runtime_config(w->rt, &w->epoch);
         bool on = w->config->webhook.place.base_url.n > 0;
-        if (on && w->config->connectivity != TD_CONNECTIVITY_OFFLINE && !atomic_load(&w->rt->draining))
-            look(w);
+        if (on)
+            look(w, w->config->connectivity != TD_CONNECTIVITY_OFFLINE && !atomic_load(&w->rt->draining));
+        else
+            w->pending_ms = 0;
+        note_pending(w);
         ms = on ? LOOK_MS : IDLE_MS;
         td_config_unref(w->config);
-    } while (nap(w, ms));
+    } while (td_side_nap(&w->side, ms));
     return NULL;
 }
 
@@ -370,26 +383,21 @@ enum td_err td_webhook_start(struct td_runtime *rt, struct td_webhook_sender **o
     if (!w)
         return TD_ERR_NOMEM;
     w->rt = rt;
-    pthread_mutex_init(&w->lock, NULL);
-    td_wait_init(&w->cond);
-    if (pthread_create(&w->thread, NULL, main_loop, w) != 0) {
+    w->delivered = td_counter_get("tandem_webhook_delivered_total", "Events that the webhook's receiver took.");
+    w->retried = td_counter_get("tandem_webhook_retried_total", "Tries of an event after its first.");
+    w->failed = td_counter_get("tandem_webhook_failed_total", "Events left out because the receiver refused them.");
+    w->pending = td_gauge_get("tandem_webhook_pending_seconds", "Age of the oldest event not delivered; 0 none.");
+    enum td_err err = td_side_start(&w->side, "tandem-webhook", main_loop, w);
+    if (err != TD_OK)
         td_free(w);
-        return TD_ERR_IO;
-    }
-    pthread_setname_np(w->thread, "tandem-webhook");
-    *out = w;
-    return TD_OK;
+    else
+        *out = w;
+    return err;
 }
 
 void td_webhook_stop(struct td_webhook_sender *w) {
     if (!w)
         return;
-    pthread_mutex_lock(&w->lock);
-    w->stop = true;
-    pthread_cond_broadcast(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-    pthread_join(w->thread, NULL);
-    pthread_cond_destroy(&w->cond);
-    pthread_mutex_destroy(&w->lock);
+    td_side_stop(&w->side);
     td_free(w);
 }

@@ -20,11 +20,9 @@ struct listener {
 
 struct td_events {
     struct td_runtime *rt;
-    pthread_t thread;
-    pthread_mutex_t lock; // guards the rest
-    pthread_cond_t cond;
+    struct td_side side; // its lock guards the rest
     struct listener *listeners;
-    bool stop, woken;
+    bool woken;
 };
 
 // What travels to a listener's worker.
@@ -116,8 +114,8 @@ static void let_go(struct td_call *call) {
 
 static void *main_loop(void *arg) {
     struct td_events *events = arg;
-    pthread_mutex_lock(&events->lock);
-    while (!events->stop) {
+    pthread_mutex_lock(&events->side.lock);
+    while (!events->side.stop) {
         for (struct listener **at = &events->listeners; *at;) {
             struct listener *l = *at;
             if (atomic_load(&l->call->gone)) {
@@ -129,11 +127,11 @@ static void *main_loop(void *arg) {
             send_new(events, l);
             at = &l->next;
         }
-        if (!events->woken && !events->stop) {
+        if (!events->woken && !events->side.stop) {
             if (events->listeners)
-                td_wait_until(&events->cond, &events->lock, td_now_ns() + LOOK_MS * TD_MS_NS);
+                td_wait_until(&events->side.cond, &events->side.lock, td_now_ns() + LOOK_MS * TD_MS_NS);
             else
-                pthread_cond_wait(&events->cond, &events->lock);
+                pthread_cond_wait(&events->side.cond, &events->side.lock);
         }
         events->woken = false;
     }
@@ -143,7 +141,7 @@ static void *main_loop(void *arg) {
         let_go(l->call);
         td_free(l);
     }
-    pthread_mutex_unlock(&events->lock);
+    pthread_mutex_unlock(&events->side.lock);
     return NULL;
 }
 
@@ -152,37 +150,28 @@ enum td_err td_events_start(struct td_runtime *rt, struct td_events **out) {
     if (!events)
         return TD_ERR_NOMEM;
     events->rt = rt;
-    pthread_mutex_init(&events->lock, NULL);
-    td_wait_init(&events->cond);
-    if (pthread_create(&events->thread, NULL, main_loop, events) != 0) {
+    enum td_err err = td_side_start(&events->side, "tandem-events", main_loop, events);
+    if (err != TD_OK)
         td_free(events);
-        return TD_ERR_IO;
-    }
-    pthread_setname_np(events->thread, "tandem-events");
-    *out = events;
-    return TD_OK;
+    else
+        *out = events;
+    return err;
 }
 
 void td_events_stop(struct td_events *events) {
     if (!events)
         return;
-    pthread_mutex_lock(&events->lock);
-    events->stop = true;
-    pthread_cond_signal(&events->cond);
-    pthread_mutex_unlock(&events->lock);
-    pthread_join(events->thread, NULL);
-    pthread_cond_destroy(&events->cond);
-    pthread_mutex_destroy(&events->lock);
+    td_side_stop(&events->side);
     td_free(events);
 }
 
 void td_events_wake(struct td_events *events) {
     if (!events)
         return;
-    pthread_mutex_lock(&events->lock);
+    pthread_mutex_lock(&events->side.lock);
     events->woken = true;
-    pthread_cond_signal(&events->cond);
-    pthread_mutex_unlock(&events->lock);
+    pthread_cond_signal(&events->side.cond);
+    pthread_mutex_unlock(&events->side.lock);
 }
 
 enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after) {
@@ -195,11 +184,11 @@ enum td_err td_events_listen(struct td_events *events, struct td_call *call, uin
     l->after = after;
     l->last_sent_ns = td_now_ns();
     atomic_fetch_add(&call->refs, 1);
-    pthread_mutex_lock(&events->lock);
+    pthread_mutex_lock(&events->side.lock);
     l->next = events->listeners;
     events->listeners = l;
     events->woken = true;
-    pthread_cond_signal(&events->cond);
-    pthread_mutex_unlock(&events->lock);
+    pthread_cond_signal(&events->side.cond);
+    pthread_mutex_unlock(&events->side.lock);
     return TD_OK;
 }

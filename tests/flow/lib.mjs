@@ -123,6 +123,11 @@ export async function startTandem(config, { env = {}, args = [], dir = scratch()
       method: "POST", body: typeof body === "string" ? body : JSON.stringify(body),
       headers: { "content-type": "application/json", ...headers },
     });
+  // What /metrics says of one metric; undefined where it has none of this name.
+  self.metric = async (name) => {
+    const line = (await (await fetch(self.url + "/metrics")).text()).split("\n").find((l) => l.startsWith(`${name} `));
+    return line && Number(line.slice(name.length + 1));
+  };
   self.client = async () => {
     const require = createRequire(join(process.env.CLIENT, "package.json"));
     const { OpenAI } = require("openai");

@@ -92,6 +92,10 @@ test("a later answer is delivered signed; a failing receiver gets it again with 
   assert.ok(hook.seen[3].event.id > hook.seen[0].event.id);
   const ids = await (await fetch(`${h.t.url}/v1/tandem/exchanges/${first.id}`)).json();
   assert.equal(ids.state, "reconciled");
+  await until(async () => (await h.t.metric("tandem_webhook_delivered_total")) === 2, "both to be counted");
+  assert.equal(await h.t.metric("tandem_webhook_retried_total"), 2);
+  assert.equal(await h.t.metric("tandem_webhook_failed_total"), 0);
+  await until(async () => (await h.t.metric("tandem_webhook_pending_seconds")) === 0, "nothing to wait");
   await h.t.stop();
 });
 
@@ -105,12 +109,16 @@ test("a receiver that is down, and a daemon killed meanwhile: delivered when bot
   const missed = await keep(h, "two");
   const state = async () => (await (await fetch(`${h.t.url}/v1/tandem/exchanges/${missed.id}`)).json()).state;
   await until(async () => (await state()) === "reconciled", "the second answer", 30000);
+  await until(async () => (await h.t.metric("tandem_webhook_pending_seconds")) >= 1, "the age of what waits");
+  assert.equal(await h.t.metric("tandem_webhook_delivered_total"), 1);
   await h.t.stop("SIGKILL");
   const again = await receiver(folder, () => 200, hook.port);
   const t = await startTandem(h.config(), { env: h.env, dir: h.t.dir });
   await until(() => again.seen.length >= 1, "the delivery after the restart", 30000);
   assert.deepEqual(again.seen.map((d) => d.event.exchange), [missed.id]);
   assertSigned(again.seen[0]);
+  await until(async () => (await t.metric("tandem_webhook_delivered_total")) === 1, "it to be counted");
+  await until(async () => (await t.metric("tandem_webhook_pending_seconds")) === 0, "nothing to wait");
   await t.stop();
 });
 
@@ -142,6 +150,9 @@ test("one event that is refused for good does not hold up the others", async () 
   const next = await keep(h, "two");
   await until(() => hook.seen.some((d) => d.event.exchange === next.id), "the next event", 60000);
   assert.equal(hook.seen.filter((d) => d.event.exchange === refused).length, 5);
+  await until(async () => (await h.t.metric("tandem_webhook_delivered_total")) === 1, "it to be counted");
+  assert.equal(await h.t.metric("tandem_webhook_failed_total"), 1);
+  assert.equal(await h.t.metric("tandem_webhook_retried_total"), 4);
   await h.t.stop();
 });
 
