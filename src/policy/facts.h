@@ -33,6 +33,8 @@ struct td_facts {
     enum td_class
         data_class; // what caller, tenant, content rules and the conversation made of it; UNKNOWN: nothing did
     uint32_t labels;
+    const struct td_str *stated_labels; // by the caller, as written: a later policy may know more of them
+    uint32_t stated_label_count;
     struct td_str residency; // "" none
     uint32_t tiers_allowed;  // bit per enum td_tier, from an earlier hop of a chain; 0: all
     uint32_t capabilities;   // needed

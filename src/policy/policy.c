@@ -283,6 +283,13 @@ static bool check_one(const struct td_policy *p, const struct td_facts *f, const
     return false;
 }
 
+struct td_facts td_policy_facts_in(const struct td_policy *p, const struct td_facts *f) {
+    struct td_facts seen = *f;
+    for (uint32_t i = 0; i < f->stated_label_count; i++)
+        seen.labels |= td_policy_label(p, f->stated_labels[i]);
+    return seen;
+}
+
 struct td_policy_verdict td_policy_check_attempt(const struct td_policy *accepted, const struct td_policy *current,
                                                  const struct td_facts *f, const struct td_world *world,
                                                  const struct td_target *t) {
@@ -296,8 +303,9 @@ struct td_policy_verdict td_policy_check_attempt(const struct td_policy *accepte
         v.reason = TD_REASON_REMOVED;
         return v;
     }
+    struct td_facts of_now = td_policy_facts_in(current, f);
     // As it is described now, and as the running attempt will still reach it: both must do.
-    if (check_one(current, f, world, now, now->index, &v))
-        check_one(current, f, world, t, now->index, &v);
+    if (check_one(current, &of_now, world, now, now->index, &v))
+        check_one(current, &of_now, world, t, now->index, &v);
     return v;
 }

@@ -150,6 +150,9 @@ struct td_policy_verdict {
 struct td_policy_verdict td_policy_check_attempt(const struct td_policy *accepted, const struct td_policy *current,
                                                  const struct td_facts *facts, const struct td_world *world,
                                                  const struct td_target *target);
+// The facts as a later policy sees them: a label that the caller stated and only this one has a name for bears that
+// name.
+struct td_facts td_policy_facts_in(const struct td_policy *policy, const struct td_facts *facts);
 // `index` of a place that is no target of the list (a webhook): no rule that names targets speaks of it.
 #define TD_TARGET_UNLISTED UINT32_MAX
 // The tiers that facts, matching rules and the tenant leave, as bits: what the next Tandem of a chain must keep to.

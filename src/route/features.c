@@ -413,6 +413,8 @@ static void take_wishes(const struct td_wishes *w, const struct td_policy *p, st
     f->refine_after_ms = w->refine_after_ms;
     f->data_class = w->data_class;
     f->tiers_allowed = narrow_tiers(w, f->tiers_allowed);
+    f->stated_labels = w->labels;
+    f->stated_label_count = w->label_count;
     for (uint32_t i = 0; i < w->label_count; i++)
         f->labels |= td_policy_label(p, w->labels[i]);
 }

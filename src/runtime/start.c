@@ -159,8 +159,9 @@ static bool upstream_streams(const struct td_call *call, const struct td_target 
 // there the request may go.
 static void chain_tiers(const struct td_call *call, struct td_wishes *w) {
     struct td_config *current = td_runtime_config(call->worker->runtime, NULL);
+    struct td_facts of_now = td_policy_facts_in(&current->policy, &call->facts);
     uint32_t tiers = td_policy_tiers(&call->config->policy, &call->facts, &call->world) &
-                     td_policy_tiers(&current->policy, &call->facts, &call->world);
+                     td_policy_tiers(&current->policy, &of_now, &call->world);
     td_config_unref(current);
     tiers |= 1u << TD_TIER_DEVICE;
     w->tier_count = 0;

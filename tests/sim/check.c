@@ -55,7 +55,9 @@ void check_record(struct sim *s, const struct td_x_record *r) {
     s->recorded |= 1u << r->attempt;
     if (s->ends)
         sim_fail(s, "a record after the end");
-    if (r->sent && !f->allowed)
+    if (r->sent != f->sent)
+        sim_fail(s, "what the record says was sent is not what left");
+    if (f->sent && !f->allowed)
         sim_fail(s, "bytes for a target that the policy forbids");
     if (r->outcome == TD_X_OUTCOME_REFUSED && r->sent)
         sim_fail(s, "refused, and sent");

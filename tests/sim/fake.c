@@ -68,6 +68,8 @@ void fake_start(struct sim *s, const struct td_x_start *start) {
     f->step_ms = rng_below(&s->rng, 30);
     compose(s, f, start);
     f->next_ns = s->now_ns + (rng_chance(&s->rng, 20) ? ms(rng_below(&s->rng, 6)) : 0);
+    if (!s->cut_campaign && rng_chance(&s->rng, 4)) // its receipt waits for a disk that is slow
+        f->next_ns = s->now_ns + ms(rng_below(&s->rng, 2000));
 }
 
 static void send(struct sim *s, uint32_t attempt, struct td_event ev) {
@@ -274,6 +276,8 @@ static void speak_once(struct sim *s, uint32_t a) {
     struct fake *f = &s->fakes[a];
     switch (f->stage) {
     case 0:
+        if (!sim_send(s, a))
+            return;
         f->stage = 1;
         f->next_ns = s->now_ns + ms(rng_below(&s->rng, f->target == DEVICE ? 60 : 900));
         sim_feed(s, (struct td_x_input){.type = TD_X_IN_STARTED, .attempt = a});

@@ -4,6 +4,8 @@
 // Prints the seed and what happened; exit 1 at the first broken invariant, with the line that replays it.
 #include "sim.h"
 
+#include "route/features.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,33 +48,12 @@ static void write_story(struct sim *s, uint32_t family) {
 }
 
 static void draw_targets(struct sim *s) {
-    static const struct {
-        const char *name;
-        enum td_tier tier;
-        double quality;
-        uint32_t context;
-        bool continues, paid;
-    } list[TARGETS] = {{"device", TD_TIER_DEVICE, 0.35, 2048, true, false},
-                       {"cloud", TD_TIER_CLOUD, 0.9, 8192, true, true},
-                       {"spare", TD_TIER_CLOUD, 0.8, 32768, false, true},
-                       {"edge", TD_TIER_EDGE, 0.5, 16384, true, false}};
     for (uint32_t i = 0; i < TARGETS; i++) {
         struct td_target *t = &s->targets[i];
-        *t = (struct td_target){.index = i,
-                                .name = td_str_of(list[i].name),
-                                .model = td_str_of(list[i].name),
-                                .tier = list[i].tier,
-                                .provider = i == DEVICE ? TD_PROVIDER_LLAMA : TD_PROVIDER_OPENAI,
-                                .quality = list[i].quality,
-                                .context = list[i].context,
-                                .continues = list[i].continues,
-                                .paid = list[i].paid,
-                                .hedge = rng_chance(&s->rng, 50),
-                                .timeouts = {2000, 10000, 15000, 120000}};
-        if (list[i].paid)
-            t->price = (struct td_price){2500, 10000, 1250};
-        if (i == DEVICE && rng_chance(&s->rng, 50))
-            t->declines = TD_STR("~Not for me.");
+        *t = s->laws[0].config->targets[i];
+        t->model = t->name;
+        t->hedge = rng_chance(&s->rng, 50);
+        t->declines = i == DEVICE && rng_chance(&s->rng, 50) ? TD_STR("~Not for me.") : TD_STR_NONE;
         s->family[i] = i == DEVICE ? !rng_chance(&s->rng, 30) : rng_chance(&s->rng, 20);
     }
 }
@@ -103,6 +84,33 @@ static void draw_request(struct sim *s) {
     }
 }
 
+// What it says of itself, and what the door makes of that: facts, and the ruling of the law it comes in under.
+static enum td_err draw_facts(struct sim *s) {
+    struct law_request *asks = &s->asks;
+    struct td_wishes *w = &s->request.wishes;
+    const struct td_policy *policy = &s->laws[0].config->policy;
+    struct td_facts_input in = {.budget_left_nusd = INT64_MAX, .draw = 1};
+    asks->stream = s->request.stream;
+    if (rng_chance(&s->rng, 30))
+        asks->data_class = TD_CLASS_PUBLIC + rng_below(&s->rng, 4);
+    if (rng_chance(&s->rng, 25))
+        asks->labels = 1u << rng_below(&s->rng, LAW_LABELS) | 1u << rng_below(&s->rng, LAW_LABELS);
+    if (rng_chance(&s->rng, 8))
+        asks->residency = law_draw_region(&s->rng);
+    if (rng_chance(&s->rng, 5))
+        asks->tiers = 1u << TD_TIER_DEVICE | 1u << (TD_TIER_EDGE + rng_below(&s->rng, 3));
+    w->max_cost_nusd = -1;
+    w->data_class = asks->data_class;
+    w->residency = td_str_of(law_region(asks->residency));
+    for (uint32_t i = 0; i < LAW_LABELS; i++)
+        if (asks->labels >> i & 1)
+            w->labels[w->label_count++] = td_str_of(law_label(i));
+    in.tiers_allowed = asks->tiers;
+    enum td_err err = td_facts_make(&s->request, policy, &in, &s->facts);
+    td_policy_rule(policy, &s->facts, NULL, &s->ruling);
+    return err;
+}
+
 static void draw_plan(struct sim *s) {
     struct td_plan *p = &s->plan;
     struct rng *r = &s->rng;
@@ -114,9 +122,12 @@ static void draw_plan(struct sim *s) {
         order[i] = order[j];
         order[j] = swap;
     }
-    p->step_count = rng_chance(r, 2) ? 0 : 1 + rng_below(r, TARGETS);
-    for (uint32_t i = 0; i < p->step_count; i++)
-        p->steps[i] = (struct td_step){.target = order[i], .retries_max = rng_below(r, 3)};
+    uint32_t most = rng_chance(r, 2) ? 0 : 1 + rng_below(r, TARGETS);
+    bool errs = rng_chance(r, 10); // plans what the policy forbids: the door must not rely on plans
+    for (uint32_t i = 0; i < TARGETS && p->step_count < most; i++)
+        if (errs || td_policy_admits(&s->laws[0].config->policy, &s->ruling, &s->facts, &s->targets[order[i]], NULL) ==
+                        TD_REASON_CHOSEN)
+            p->steps[p->step_count++] = (struct td_step){.target = order[i], .retries_max = rng_below(r, 3)};
     p->on_cut = (enum td_on_cut)(rng_chance(r, 70) ? TD_ON_CUT_CONTINUE : 1 + rng_below(r, 2));
     p->on_cut_min_quality = rng_chance(r, 20) ? 0.6 : 0;
     p->cascade_threshold = rng_chance(r, 10) ? 0 : 0.7;
@@ -188,6 +199,80 @@ struct pending {
     uint32_t count;
 };
 
+static const struct law *law_in_force(const struct sim *s) {
+    return &s->laws[s->law_count - 1];
+}
+
+// By the second reading of the laws: under the one it was accepted under, and under this one, as the target is
+// described there and as the running request still reaches it.
+static bool is_permitted(const struct sim *s, const struct law *law, uint32_t target) {
+    const struct law *first = &s->laws[0];
+    return law_permits(first, first, first, &s->asks, target) && law_permits(law, law, first, &s->asks, target) &&
+           law_permits(law, first, first, &s->asks, target);
+}
+
+static struct td_str bytes_of(struct sim *s, uint32_t attempt) {
+    return td_arena_printf(&s->arena, "attempt %u of %llu", attempt, (unsigned long long)s->index);
+}
+
+// The door, as the runtime opens it: the stricter of two policies, then a grant for these bytes and nothing else.
+static bool ask_door(struct sim *s, uint32_t attempt, struct fake *f) {
+    const struct law *first = &s->laws[0], *now = law_in_force(s);
+    const struct td_target *target = &first->config->targets[f->target];
+    struct td_policy_verdict v =
+        td_policy_check_attempt(&first->config->policy, &now->config->policy, &s->facts, NULL, target);
+    struct td_egress_check check = {.allowed = v.allowed,
+                                    .data_class = s->ruling.data_class,
+                                    .labels = s->ruling.labels,
+                                    .policy_version = now->number};
+    struct td_grant_terms terms = {.kind = TD_GRANT_INFERENCE, .target = target};
+    struct td_error e;
+    bool permitted = is_permitted(s, now, f->target);
+    if (v.allowed && !permitted)
+        sim_fail(s, "the door let through what a rule forbids");
+    // A label that the first law did not know is not cleared for a target that lists others, whatever came later.
+    if (!v.allowed && permitted && !(s->asks.labels & ~first->labels_named))
+        sim_fail(s, "the door refused what no rule forbids");
+    f->law = now->number;
+    if (f->target != DEVICE &&
+        td_grant_issue(&s->arena, &check, &terms, bytes_of(s, attempt), &f->grant, &e) != TD_OK && v.allowed)
+        sim_fail(s, "no grant for what the door let through");
+    if (!v.allowed && f->grant)
+        sim_fail(s, "a grant for what the door refused");
+    s->granted += f->grant != NULL;
+    return v.allowed;
+}
+
+bool sim_send(struct sim *s, uint32_t attempt) {
+    struct fake *f = &s->fakes[attempt];
+    const struct law *now = law_in_force(s);
+    struct td_grant_terms terms = {.kind = TD_GRANT_INFERENCE, .target = &s->laws[0].config->targets[f->target]};
+    struct td_error e;
+    if (f->target != DEVICE) {
+        enum td_err err = td_grant_consume(f->grant, &terms, bytes_of(s, attempt), now->number, &e);
+        if ((err == TD_OK) != (f->law == now->number))
+            sim_fail(s, "a grant outlived its policy, or died before it");
+        if (err == TD_OK && td_grant_consume(f->grant, &terms, bytes_of(s, attempt), now->number, &e) == TD_OK)
+            sim_fail(s, "a grant was good twice");
+        if (err != TD_OK) {
+            f->alive = false;
+            s->stale++;
+            struct td_x_input in = {.type = TD_X_IN_REFUSED, .attempt = attempt};
+            in.refused.code = TD_ERR_GRANT;
+            in.refused.reason = TD_REASON_NOT_READY;
+            sim_feed(s, in);
+            return false;
+        }
+    }
+    // What left keeps to the version that its grant names; on the device, to the one that was asked.
+    uint64_t named = f->grant ? td_grant_policy_version(f->grant) : f->law;
+    if (named == 0 || named > s->law_count || s->laws[named - 1].number != named ||
+        !is_permitted(s, &s->laws[named - 1], f->target))
+        sim_fail(s, "bytes left that the policy named by their grant forbids");
+    f->sent = true;
+    return true;
+}
+
 // The runtime's part of a start: every attempt is checked again, against the stricter of two policies.
 static void on_start(struct sim *s, const struct td_x_start *start, struct pending *refused) {
     check_start(s, start);
@@ -197,11 +282,11 @@ static void on_start(struct sim *s, const struct td_x_start *start, struct pendi
     fake_start(s, start);
     struct fake *f = &s->fakes[start->attempt];
     struct td_x_input in = {.type = TD_X_IN_REFUSED, .attempt = start->attempt};
-    f->allowed = (s->accepted & s->allowed) >> start->target & 1;
+    f->allowed = ask_door(s, start->attempt, f);
     if (!f->allowed) {
         in.refused.code = TD_ERR_NO_TARGET;
         in.refused.reason = TD_REASON_CLASS;
-        s->overtaken += s->reloads && s->accepted >> start->target & 1;
+        s->overtaken += is_permitted(s, &s->laws[0], start->target);
     } else if (!s->cut_campaign && rng_chance(&s->rng, 5)) {
         in.refused.code = rng_chance(&s->rng, 50) ? TD_ERR_OVERLOAD : TD_ERR_BUDGET;
         in.refused.reason = TD_REASON_OVERLOADED;
@@ -286,13 +371,27 @@ void sim_feed(struct sim *s, struct td_x_input in) {
         sim_feed(s, refused.list[i]);
 }
 
+static void reload(struct sim *s) {
+    const struct law *before = law_in_force(s);
+    if (rng_chance(&s->rng, 10)) { // whole or not at all
+        s->nonsense++;
+        if (!law_refuses_nonsense(before, &s->rng))
+            sim_fail(s, "a configuration with a fault was taken");
+        return;
+    }
+    s->reloads++;
+    if (!law_make(&s->laws[s->law_count], before, before->number + 1, &s->rng, false, s->trace))
+        sim_fail(s, "a configuration was refused");
+    else
+        s->law_count++;
+}
+
 static void act(struct sim *s, int what) {
     static const char *const names[] = {"reload", "gone", "stall", "flow", "drain", "abort", "disk", "kept"};
     say(s, "%s", names[what]);
     switch (what) {
     case ACT_RELOAD:
-        s->reloads++;
-        s->allowed = rng_next(&s->rng) & ((1u << TARGETS) - 1);
+        reload(s);
         return;
     case ACT_GONE:
         sim_feed(s, (struct td_x_input){.type = TD_X_IN_CLIENT_GONE});
@@ -378,7 +477,33 @@ static void run(struct sim *s) {
         sim_fail(s, "a second end");
 }
 
-static void open_sim(struct sim *s, uint64_t seed, uint64_t index, bool trace) {
+// The law of a start: the same for LAW_LASTS exchanges, as nobody restarts for each; drawn of itself, so that any one
+// of them can be replayed alone.
+#define LAW_LASTS 8u
+static bool first_law(struct law *out, uint64_t seed, uint64_t index, bool plain, bool tell) {
+    static struct law kept;
+    static uint64_t kept_seed, kept_index;
+    uint64_t generation = plain ? 0 : 1 + index / LAW_LASTS;
+    struct rng rng = {seed * 0x9e6c63d0876a9a47u + generation};
+    if (!kept.config || kept_seed != seed || kept_index != generation) {
+        law_finish(&kept);
+        if (!law_make(&kept, NULL, 1, &rng, plain, tell))
+            return false;
+        kept_seed = seed;
+        kept_index = generation;
+    }
+    *out = kept;
+    td_config_ref(out->config);
+    return true;
+}
+
+static void close_sim(struct sim *s) {
+    for (uint32_t i = 0; i < s->law_count; i++)
+        law_finish(&s->laws[i]);
+    td_arena_finish(&s->arena);
+}
+
+static bool open_sim(struct sim *s, uint64_t seed, uint64_t index, bool trace, bool cuts) {
     memset(s, 0, sizeof *s);
     s->seed = seed;
     s->index = index;
@@ -388,13 +513,21 @@ static void open_sim(struct sim *s, uint64_t seed, uint64_t index, bool trace) {
     s->rng.state ^= rng_next(&s->rng);
     s->now_ns = s->start_ns = TD_S_NS + rng_below(&s->rng, 1000000);
     s->timer_ns = UINT64_MAX;
+    s->cut_campaign = cuts;
     td_arena_init(&s->arena, 16u << 20);
+    if (!first_law(&s->laws[0], seed, index, cuts, trace))
+        return false;
+    s->law_count = 1;
     write_story(s, 0);
     write_story(s, 1);
     draw_targets(s);
     draw_request(s);
+    if (draw_facts(s) != TD_OK)
+        return false;
     draw_plan(s);
-    s->accepted = s->allowed = (1u << TARGETS) - 1;
+    say(s, "labels %x, class %d, region %s, tiers %x, %s", s->asks.labels, s->asks.data_class,
+        law_region(s->asks.residency), s->asks.tiers, s->asks.stream ? "streamed" : "whole");
+    return true;
 }
 
 static const char *const end_words[] = {"ok", "degraded", "error", "broken", "gone"};
@@ -408,12 +541,14 @@ static bool broken(struct sim *s, const char *how) {
 
 static int run_random(uint64_t seed, uint64_t first, uint64_t count, bool trace) {
     uint64_t ends[5] = {0}, modes[6] = {0}, attempts = 0, revisions = 0, continued = 0, reloads = 0, overtaken = 0;
+    uint64_t nonsense = 0, granted = 0, stale = 0;
     static struct sim s;
     for (uint64_t i = first; i < first + count; i++) {
-        open_sim(&s, seed, i, trace);
+        if (!open_sim(&s, seed, i, trace, false))
+            return 1;
         draw_acts(&s);
         run(&s);
-        td_arena_finish(&s.arena);
+        close_sim(&s);
         if (broken(&s, "--count 1"))
             return 1;
         ends[s.end]++;
@@ -422,6 +557,9 @@ static int run_random(uint64_t seed, uint64_t first, uint64_t count, bool trace)
         revisions += s.client.revision;
         reloads += s.reloads;
         overtaken += s.overtaken;
+        nonsense += s.nonsense;
+        granted += s.granted;
+        stale += s.stale;
         for (uint32_t k = 0; k < s.fake_count; k++)
             continued += s.fakes[k].role >= TD_X_ROLE_CONTINUE && s.fakes[k].delivered_all;
     }
@@ -432,8 +570,11 @@ static int run_random(uint64_t seed, uint64_t first, uint64_t count, bool trace)
            (unsigned long long)modes[TD_MODE_SINGLE], (unsigned long long)modes[TD_MODE_FALLBACK],
            (unsigned long long)modes[TD_MODE_CASCADE], (unsigned long long)modes[TD_MODE_PROGRESSIVE],
            (unsigned long long)modes[TD_MODE_HEDGE], (unsigned long long)revisions, (unsigned long long)continued);
-    printf("%llu reloads in the middle of one; %llu attempts refused by the policy then in force\n",
-           (unsigned long long)reloads, (unsigned long long)overtaken);
+    printf(
+        "%llu reloads in the middle of one, each compiled, and %llu refused; %llu grants, %llu overtaken by a reload; "
+        "%llu attempts refused by the policy then in force\n",
+        (unsigned long long)reloads, (unsigned long long)nonsense, (unsigned long long)granted,
+        (unsigned long long)stale, (unsigned long long)overtaken);
     for (int i = 0; i < 5; i++)
         printf("%s %llu%s", end_words[i], (unsigned long long)ends[i], i < 4 ? ", " : "\n");
     return 0;
@@ -452,17 +593,20 @@ static int run_cuts(uint64_t seed, uint64_t first, uint64_t count, bool trace) {
     uint64_t complete = 0, exact = 0, errors = 0, twice = 0;
     static struct sim s;
     for (uint64_t i = first; i < first + count; i++) {
-        open_sim(&s, seed, i, trace);
-        s.cut_campaign = true;
+        if (!open_sim(&s, seed, i, trace, true))
+            return 1;
         s.tool_answer = false;
         s.stop[0] = 0;
         memset(s.family, 0, sizeof s.family); // every target answers the same
         s.request = (struct td_request){.n = 1, .stream = true, .text_bytes = 40, .max_tokens = s.request.max_tokens};
+        s.asks = (struct law_request){.stream = true};
+        s.facts = (struct td_facts){.stream = true};
+        td_policy_rule(&s.laws[0].config->policy, &s.facts, NULL, &s.ruling);
         s.plan = (struct td_plan){.mode = TD_MODE_FALLBACK, .step_count = 4, .max_cost_nusd = -1, .draw = s.plan.draw};
         for (uint32_t k = 0; k < s.plan.step_count; k++)
             s.plan.steps[k] = (struct td_step){.target = (CLOUD + k) % TARGETS, .retries_max = 2};
         run(&s);
-        td_arena_finish(&s.arena);
+        close_sim(&s);
         if (broken(&s, "--cuts 1"))
             return 1;
         size_t n = uncut_length(&s);

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seeded simulator of the exchange: virtual clock, targets with faults, a policy that gets stricter, clients that
-// stall and leave, a process that drains, a disk that fails. sim.c draws a scenario and carries out the effects,
-// fake.c is a target's side of an attempt, check.c the client's side and the invariants. One exchange is one seed:
-// whatever fails is replayed by the line that is printed.
+// The seeded simulator of the exchange: virtual clock, targets with faults, policies that change (law.h) and grants
+// made under them, clients that stall and leave, a process that drains, a disk that fails. sim.c draws a scenario and
+// carries out the effects, fake.c is a target's side of an attempt, check.c the client's side and the invariants. One
+// exchange is one seed: whatever fails is replayed by the line that is printed.
 #ifndef TD_TESTS_SIM_H
 #define TD_TESTS_SIM_H
 
 #include "base/time.h"
 #include "exchange/exchange.h"
+#include "law.h"
+#include "remote/grant.h"
 
-enum { DEVICE, CLOUD, SPARE, EDGE, TARGETS };
+#define LAWS_MAX 8u // of one exchange: the one it came in under, and one for each reload
 #define TEXT_MAX 4096u
 
 enum fault {
@@ -43,26 +45,12 @@ enum fault {
     FAULT_COUNT
 };
 
-struct rng {
-    uint64_t state;
-};
-static inline uint64_t rng_next(struct rng *r) {
-    uint64_t z = r->state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-static inline uint32_t rng_below(struct rng *r, uint32_t n) {
-    return n ? (uint32_t)(rng_next(r) % n) : 0;
-}
-static inline bool rng_chance(struct rng *r, uint32_t percent) {
-    return rng_below(r, 100) < percent;
-}
-
 // A target's side of one attempt.
 struct fake {
-    bool used, alive, paused, allowed, told_damage, told_finish, delivered_all;
+    bool used, alive, paused, allowed, sent, told_damage, told_finish, delivered_all;
     uint32_t target;
+    struct td_grant *grant; // what it is sent with; NULL on the device
+    uint64_t law;           // the number of the law under which it was let through
     enum td_x_role role;
     enum fault fault;
     uint32_t fault_at;   // events of content before it strikes
@@ -105,9 +93,14 @@ struct sim {
     size_t story_n[2];
     uint32_t family[TARGETS];
     char stop[8];
-    uint64_t accepted, allowed; // bits of targets: the policy then, the policy now
+    struct law laws[LAWS_MAX]; // [0]: the one the request was accepted under; the last: the one in force
+    uint32_t law_count;
+    struct law_request asks; // what the laws look at in the request
+    struct td_facts facts;
+    struct td_ruling ruling; // of the law it was accepted under
     bool tool_answer, drain_sent, aborted, disk_fails, kept;
-    uint32_t kept_asked, reloads, overtaken; // overtaken: attempts that only the policy of a reload refused
+    uint32_t kept_asked, reloads, nonsense; // nonsense: reloads that were refused
+    uint32_t overtaken, stale, granted; // attempts that only the policy of a reload refused; whose grant it made stale
     uint64_t kept_asked_ns;
     struct fake fakes[TD_ATTEMPTS_MAX];
     uint32_t fake_count;
@@ -134,6 +127,7 @@ struct sim {
 // sim.c
 void sim_fail(struct sim *s, const char *what);
 void sim_feed(struct sim *s, struct td_x_input in);
+bool sim_send(struct sim *s, uint32_t attempt); // its bytes leave; false where they may not, and the exchange knows it
 // fake.c
 void fake_start(struct sim *s, const struct td_x_start *start);
 void fake_speak(struct sim *s, uint32_t attempt); // its time has come

@@ -358,6 +358,33 @@ static void a_place_that_is_no_target_is_judged_by_what_it_is(void **state) {
 #undef HOOK
 }
 
+// What the caller stated counts by its name, also where only the policy in force has a rule for it.
+static void a_label_that_a_reload_names_binds_what_runs(void **state) {
+    (void)state;
+    static const char *const later_text =
+        "version: 1\n" TARGETS "policy: {content: {labels: {quiet: {class: restricted}}}, "
+        "rules: [{when: {labels: [quiet]}, allow: {tiers: [device]}}]}\n";
+    struct td_config *before = config_of("version: 1\n" TARGETS), *later = NULL;
+    struct td_error e = {0};
+    if (td_config_load_text(td_str_of(later_text), "test.yaml", "/", before, &later, &e) != TD_OK)
+        fail_msg("%s", e.message);
+    const struct td_str stated[] = {TD_STR("other"), TD_STR("quiet")};
+    for (uint32_t count = 1; count <= 2; count++) {
+        struct td_facts f = facts_plain();
+        f.data_class = TD_CLASS_INTERNAL;
+        f.labels = TD_LABEL_OTHER;
+        f.stated_labels = stated;
+        f.stated_label_count = count;
+        assert_true(td_policy_check_attempt(&before->policy, &before->policy, &f, NULL, &before->targets[3]).allowed);
+        assert_int_equal(
+            td_policy_check_attempt(&before->policy, &later->policy, &f, NULL, &before->targets[3]).allowed,
+            count == 1);
+        assert_true(td_policy_check_attempt(&before->policy, &later->policy, &f, NULL, &before->targets[0]).allowed);
+    }
+    td_config_unref(before);
+    td_config_unref(later);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_place_that_is_no_target_is_judged_by_what_it_is),
@@ -370,6 +397,7 @@ int main(void) {
         cmocka_unit_test(a_tenant_that_went_takes_its_requests_along),
         cmocka_unit_test(the_tiers_that_are_left_are_those_that_rules_leave),
         cmocka_unit_test(regions_hold_their_parts_and_nothing_else),
+        cmocka_unit_test(a_label_that_a_reload_names_binds_what_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
