@@ -220,7 +220,7 @@ void td_free(void *p) {
         free(p);
 }
 
-#define CHUNK_MIN 4096
+#define CHUNK_MIN 1088u // one of the sizes that workers keep
 #define ALIGN 16
 
 struct td_arena_chunk {
@@ -262,7 +262,7 @@ void *td_arena_alloc(struct td_arena *a, size_t n) {
     if (n > a->ceiling || a->used > a->ceiling - n)
         return NULL;
     if (!a->head || a->head->cap - a->head->used < n) {
-        // Chunks double with use, so a big request costs few of them and a small one a single page.
+        // Chunks double with use, so a big request costs few of them and a small one little.
         size_t cap = a->used < CHUNK_MIN ? CHUNK_MIN - sizeof(struct td_arena_chunk) : a->used;
         if (cap < n)
             cap = n;

@@ -6,7 +6,7 @@
 #define RETRY_CAP_MS_DEFAULT 5000u
 #define RETRY_WAIT_MS_DEFAULT 30000u     // nobody else can answer: a person still waits that long
 #define RETRY_WAIT_NEXT_MS_DEFAULT 2000u // somebody else can: not worth more
-#define OUTS_FIRST 16u
+#define OUTS_FIRST 6u                    // a whole answer in one step, and the two that are kept back
 #define PROMPT_BYTES_PER_TOKEN 4u
 
 static void free_buffers(void *arg) {
@@ -14,7 +14,7 @@ static void free_buffers(void *arg) {
     td_buf_finish(&x->sent);
     td_x_store_finish(&x->calls);
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        td_x_store_finish(&x->attempts[i].store);
+        td_x_store_finish(&x->attempts[i]->store);
 }
 
 static void fill_defaults(struct td_x_config *c) {
@@ -116,7 +116,7 @@ static void on_event(struct td_exchange *x, struct td_x_attempt *a, const struct
 static void on_attempt(struct td_exchange *x, const struct td_x_input *in) {
     if (in->attempt >= x->attempt_count || x->phase != TD_X_TRYING)
         return;
-    struct td_x_attempt *a = &x->attempts[in->attempt];
+    struct td_x_attempt *a = x->attempts[in->attempt];
     if (a->state == TD_X_OVER || a->ended)
         return;
     if (in->type == TD_X_IN_EVENT) {
@@ -136,7 +136,7 @@ static void on_attempt(struct td_exchange *x, const struct td_x_input *in) {
 static void on_stop(struct td_exchange *x, bool stop) {
     x->stopped = stop;
     for (uint32_t i = 0; i < x->attempt_count; i++) {
-        struct td_x_attempt *a = &x->attempts[i];
+        struct td_x_attempt *a = x->attempts[i];
         if (a->state == TD_X_OVER || a->paused == stop || (stop && !td_x_is_lead(x, a)))
             continue;
         a->paused = stop;
@@ -222,5 +222,5 @@ uint32_t td_exchange_attempts(const struct td_exchange *x) {
 }
 
 const struct td_x_record *td_exchange_record(const struct td_exchange *x, uint32_t attempt) {
-    return attempt < x->attempt_count ? &x->attempts[attempt].rec : NULL;
+    return attempt < x->attempt_count ? &x->attempts[attempt]->rec : NULL;
 }

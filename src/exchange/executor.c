@@ -36,7 +36,7 @@ static bool shows_draft(const struct td_exchange *x) {
 // Somebody is at work on the answer that is wanted; a draft in reserve does not count.
 static bool line_busy(const struct td_exchange *x) {
     for (uint32_t i = 0; i < x->attempt_count; i++) {
-        const struct td_x_attempt *a = &x->attempts[i];
+        const struct td_x_attempt *a = x->attempts[i];
         bool reserve = td_x_is_draft(x, a) && (x->escalated || shows_draft(x));
         if (a->state != TD_X_OVER && !reserve)
             return true;
@@ -47,7 +47,7 @@ static bool line_busy(const struct td_exchange *x) {
 // The client has text of this revision that whoever comes next must go on from. A progressive draft that broke off is
 // not that: the better answer is compared with it.
 static bool is_cut(const struct td_exchange *x) {
-    if (shows_draft(x) && x->chain_count && x->attempts[x->chain[0]].rec.role == TD_X_ROLE_DRAFT)
+    if (shows_draft(x) && x->chain_count && x->attempts[x->chain[0]]->rec.role == TD_X_ROLE_DRAFT)
         return false;
     bool shown = x->sent.n || x->text_lost || x->tool_shown || x->refusal_shown;
     return x->begun && x->lead < 0 && shown && !x->restart;
@@ -118,16 +118,18 @@ static bool start(struct td_exchange *x, uint32_t step, enum td_x_role role) {
     if (x->attempt_count == TD_ATTEMPTS_MAX || past_deadline(x, x->now_ns))
         return false;
     struct td_x_step *s = &x->steps[step];
-    struct td_x_attempt *a = &x->attempts[x->attempt_count];
+    struct td_x_attempt *a = x->attempt_count ? td_arena_alloc(x->c.arena, sizeof *a) : &x->first;
     const struct td_step *planned = &x->plan->steps[step];
     struct td_str prefix = TD_STR_NONE, draft = TD_STR_NONE;
+    if (!a)
+        return false;
     if (role == TD_X_ROLE_CONTINUE) {
         prefix = td_arena_str(x->c.arena, td_buf_str(&x->sent));
         if (!prefix.p)
             return false;
     }
     if (role == TD_X_ROLE_REFINE && x->draft >= 0)
-        draft = td_arena_str(x->c.arena, td_x_store_text(&x->attempts[x->draft].store));
+        draft = td_arena_str(x->c.arena, td_x_store_text(&x->attempts[x->draft]->store));
     td_x_store_init(&a->store);
     a->tokens_exact = true;
     a->rec = (struct td_x_record){.attempt = x->attempt_count,
@@ -142,7 +144,7 @@ static bool start(struct td_exchange *x, uint32_t step, enum td_x_role role) {
                                   .mean_entropy = NAN};
     if (role == TD_X_ROLE_CONTINUE || role == TD_X_ROLE_SPLICE)
         a->rec.prefix_bytes = (uint32_t)x->sent.n;
-    x->attempt_count++;
+    x->attempts[x->attempt_count++] = a;
     x->retries_used += s->tries > 0;
     s->state = TD_X_STEP_BUSY;
     struct td_x_start *effect = &td_x_effect_add(x, TD_X_DO_START)->start;
@@ -344,7 +346,7 @@ static bool has_others(const struct td_exchange *x, const struct td_x_attempt *a
     if (a->rec.role == TD_X_ROLE_CONTINUE)
         return true; // it is never how another's text goes on
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        if (&x->attempts[i] != a && x->attempts[i].state != TD_X_OVER)
+        if (x->attempts[i] != a && x->attempts[i]->state != TD_X_OVER)
             return true;
     return x->refine_ns || free_step(x) >= 0;
 }
@@ -419,7 +421,7 @@ static void on_declined(struct td_exchange *x, struct td_x_attempt *a) {
         return;
     }
     td_x_attempt_close(x, a, TD_X_OUTCOME_OK, TD_OK);
-    x->draft = td_x_index(x, a);
+    x->draft = td_x_index(a);
     x->escalated = true;
     proceed(x, -1);
 }
@@ -657,8 +659,8 @@ void td_x_begin(struct td_exchange *x) {
 
 static void record_all(struct td_exchange *x, enum td_x_outcome outcome, enum td_err code) {
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        if (!x->attempts[i].recorded)
-            td_x_attempt_cancel(x, &x->attempts[i], outcome, code);
+        if (!x->attempts[i]->recorded)
+            td_x_attempt_cancel(x, x->attempts[i], outcome, code);
     x->retry_ns = x->hold_ns = x->hedge_ns = x->refine_ns = 0;
 }
 
@@ -669,7 +671,8 @@ static void end(struct td_exchange *x, enum td_x_end_kind kind, enum td_err code
 }
 
 static void show_success(struct td_exchange *x) {
-    if (x->out_of_memory || !td_x_out_reserve(x, TD_CHOICES_MAX + 1)) {
+    uint32_t finishes = (uint32_t)__builtin_popcount(x->attempts[x->lead]->finished_choices);
+    if (x->out_of_memory || !td_x_out_reserve(x, finishes + 1)) {
         td_x_give_up(x, TD_ERR_NOMEM); // something of the answer could not be shown: it is not whole
         return;
     }
@@ -685,9 +688,9 @@ static void show_when_safe(struct td_exchange *x) {
 
 // A better target was asked and failed: the answer is a lesser one than was wanted.
 static bool is_lesser(const struct td_exchange *x) {
-    double quality = td_x_target(x, &x->attempts[x->lead])->quality;
+    double quality = td_x_target(x, x->attempts[x->lead])->quality;
     for (uint32_t i = 0; i < x->attempt_count; i++) {
-        const struct td_x_attempt *a = &x->attempts[i];
+        const struct td_x_attempt *a = x->attempts[i];
         bool failed = a->rec.outcome == TD_X_OUTCOME_FAILED ||
                       (a->rec.outcome == TD_X_OUTCOME_REFUSED && a->rec.code != TD_ERR_NO_TARGET);
         if (a->state == TD_X_OVER && failed && td_x_target(x, a)->quality > quality)
@@ -697,9 +700,9 @@ static bool is_lesser(const struct td_exchange *x) {
 }
 
 void td_x_succeed(struct td_exchange *x) {
-    td_x_attempt_record(x, &x->attempts[x->lead]);
-    if (x->draft >= 0 && x->draft != x->lead && is_whole(&x->attempts[x->draft]))
-        td_x_attempt_record(x, &x->attempts[x->draft]);
+    td_x_attempt_record(x, x->attempts[x->lead]);
+    if (x->draft >= 0 && x->draft != x->lead && is_whole(x->attempts[x->draft]))
+        td_x_attempt_record(x, x->attempts[x->draft]);
     record_all(x, TD_X_OUTCOME_LOST, TD_OK);
     x->degraded |= is_lesser(x);
     if (x->degraded)
@@ -757,10 +760,10 @@ void td_x_on_kept(struct td_exchange *x) {
 static void try_hedge(struct td_exchange *x) {
     int running = 0, step = free_step(x);
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        running += x->attempts[i].state != TD_X_OVER;
+        running += x->attempts[i]->state != TD_X_OVER;
     if (running != 1 || x->lead >= 0 || step < 0 || x->draining || !x->hedge_budget)
         return;
-    const struct td_x_attempt *slow = &x->attempts[x->attempt_count - 1];
+    const struct td_x_attempt *slow = x->attempts[x->attempt_count - 1];
     const struct td_target *t = &x->c.targets[x->plan->steps[step].target];
     bool meant = x->plan->steps[step].reason == TD_REASON_HEDGE; // the plan weighed the money
     if (slow->state != TD_X_OVER && slow->rec.events == 0 && (meant || !t->paid || t->hedge))
@@ -785,7 +788,7 @@ void td_x_on_timer(struct td_exchange *x) {
     if (due(&x->outbox_wait_ns, x->now_ns))
         td_x_on_kept(x);
     for (uint32_t i = 0; i < x->attempt_count && x->phase == TD_X_TRYING; i++) {
-        struct td_x_attempt *a = &x->attempts[i];
+        struct td_x_attempt *a = x->attempts[i];
         enum td_err code = TD_OK;
         uint64_t limit = td_x_attempt_limit(x, a, &code);
         if (limit == 0 || limit > x->now_ns)
@@ -800,7 +803,7 @@ void td_x_on_timer(struct td_exchange *x) {
         !start(x, x->retry_step, next_role(x, x->retry_step)))
         proceed(x, -1);
     if (x->phase == TD_X_TRYING && due(&x->hold_ns, x->now_ns) && x->draft >= 0 && !x->trusted && !x->escalated)
-        judge(x, &x->attempts[x->draft]);
+        judge(x, x->attempts[x->draft]);
     if (x->phase == TD_X_TRYING && due(&x->hedge_ns, x->now_ns))
         try_hedge(x);
     if (x->phase == TD_X_TRYING && due(&x->refine_ns, x->now_ns))
@@ -848,8 +851,8 @@ void td_x_arm(struct td_exchange *x) {
         earliest(&min, x->refine_ns);
         enum td_err code;
         for (uint32_t i = 0; i < x->attempt_count; i++)
-            if (x->attempts[i].state != TD_X_OVER)
-                earliest(&min, td_x_attempt_limit(x, &x->attempts[i], &code));
+            if (x->attempts[i]->state != TD_X_OVER)
+                earliest(&min, td_x_attempt_limit(x, x->attempts[i], &code));
     }
     // A timer that comes too early looks again and is set anew: a stream does not move it with every token.
     if (min == 0 || (x->armed_ns && x->armed_ns <= min))

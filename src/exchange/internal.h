@@ -114,7 +114,8 @@ struct td_exchange {
     struct td_x_effects *fx;
     bool retry_budget, hedge_budget; // of this input
 
-    struct td_x_attempt attempts[TD_ATTEMPTS_MAX];
+    struct td_x_attempt first;                      // most exchanges have no other
+    struct td_x_attempt *attempts[TD_ATTEMPTS_MAX]; // the others are made when they are started, in the arena
     uint32_t attempt_count, step_limit;
     struct td_x_step steps[TD_ATTEMPTS_MAX];
     uint64_t shut; // bits of targets never to be asked again
@@ -157,19 +158,19 @@ struct td_exchange {
 };
 
 static inline struct td_x_attempt *td_x_at(struct td_exchange *x, int i) {
-    return i < 0 ? NULL : &x->attempts[i];
+    return i < 0 ? NULL : x->attempts[i];
 }
 static inline const struct td_target *td_x_target(const struct td_exchange *x, const struct td_x_attempt *a) {
     return &x->c.targets[a->rec.target];
 }
-static inline int td_x_index(const struct td_exchange *x, const struct td_x_attempt *a) {
-    return (int)(a - x->attempts);
+static inline int td_x_index(const struct td_x_attempt *a) {
+    return (int)a->rec.attempt;
 }
 static inline bool td_x_is_lead(const struct td_exchange *x, const struct td_x_attempt *a) {
-    return x->lead == td_x_index(x, a);
+    return x->lead == td_x_index(a);
 }
 static inline bool td_x_is_draft(const struct td_exchange *x, const struct td_x_attempt *a) {
-    return x->draft == td_x_index(x, a);
+    return x->draft == td_x_index(a);
 }
 struct td_x_effect *td_x_effect_add(struct td_exchange *x, enum td_x_effect_type type);
 

@@ -53,7 +53,7 @@ static void begin_chain(struct td_exchange *x, const struct td_x_attempt *a) {
 // Everyone else who is still trying has lost; a draft that was kept in reserve is not needed any more.
 static void drop_rivals(struct td_exchange *x, const struct td_x_attempt *winner) {
     for (uint32_t i = 0; i < x->attempt_count; i++) {
-        struct td_x_attempt *b = &x->attempts[i];
+        struct td_x_attempt *b = x->attempts[i];
         if (b == winner || b->recorded)
             continue;
         bool declined = td_x_is_draft(x, b) && (x->plan->mode == TD_MODE_CASCADE || td_x_attempt_declined(x, b));
@@ -74,7 +74,7 @@ void td_x_commit(struct td_exchange *x, struct td_x_attempt *a) {
     bool keeps_rival = td_x_is_draft(x, a) && x->plan->mode == TD_MODE_PROGRESSIVE && x->aware;
     if (!keeps_rival)
         drop_rivals(x, a);
-    x->lead = td_x_index(x, a);
+    x->lead = td_x_index(a);
     bool goes_on = a->rec.role == TD_X_ROLE_CONTINUE;
     if (goes_on && x->chain_count < TD_ATTEMPTS_MAX)
         x->chain[x->chain_count++] = a->rec.attempt;
@@ -277,7 +277,7 @@ void td_x_revise(struct td_exchange *x, struct td_x_attempt *a, enum td_x_op op)
         x->draft = -1;
     }
     x->revision++;
-    x->lead = td_x_index(x, a);
+    x->lead = td_x_index(a);
     begin_chain(x, a);
     x->continued = false;
     if (op == TD_X_OP_REPLACE)
@@ -331,7 +331,7 @@ static void add_usage(struct td_usage *sum, const struct td_usage *u) {
 int64_t td_x_cost_total(const struct td_exchange *x) {
     int64_t sum = 0;
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        if (__builtin_add_overflow(sum, x->attempts[i].rec.cost_nusd, &sum))
+        if (__builtin_add_overflow(sum, x->attempts[i]->rec.cost_nusd, &sum))
             return INT64_MAX;
     return sum;
 }
@@ -347,13 +347,13 @@ void td_x_show_end(struct td_exchange *x) {
     }
     struct td_usage usage = {0}, total = {0};
     for (uint32_t i = 0; i < x->chain_count; i++) {
-        struct td_usage part = x->attempts[x->chain[i]].rec.usage;
+        struct td_usage part = x->attempts[x->chain[i]]->rec.usage;
         if (i > 0) // the prompt was one; that the later ones read the text so far again is in the total
             part.prompt_tokens = part.cached_tokens = 0;
         add_usage(&usage, &part);
     }
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        add_usage(&total, &x->attempts[i].rec.usage);
+        add_usage(&total, &x->attempts[i]->rec.usage);
     struct td_x_out *out = out_add(x, TD_X_OUT_DONE, a->rec.attempt);
     out->done.usage = usage;
     out->done.usage_total = total;

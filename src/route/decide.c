@@ -481,7 +481,7 @@ enum td_err td_decide(const struct td_facts *f, const struct td_policy *p, const
     enum td_err err = resolve_model(&d);
     if (err != TD_OK)
         return err;
-    d.plan = td_arena_alloc(arena, sizeof *d.plan);
+    d.plan = td_arena_alloc(arena, td_plan_bytes(p->target_count));
     if (!d.plan)
         return TD_ERR_NOMEM;
     d.metered = w->link.metered || w->link.forced == TD_CONNECTIVITY_METERED;

@@ -28,7 +28,6 @@ struct td_plan {
     enum td_mode mode; // never DEFAULT
     struct td_step steps[TD_ATTEMPTS_MAX];
     uint32_t step_count; // 0: nobody may answer; the verdicts say why
-    struct td_verdict verdicts[TD_TARGETS_MAX];
     uint32_t verdict_count;
     enum td_on_cut on_cut;
     double on_cut_min_quality;
@@ -51,6 +50,12 @@ struct td_plan {
     bool shed;               // batch work: the first to be turned away under load
     uint32_t retry_after_ms; // no step: when asking again may help; 0 unknown
     uint64_t draw;           // the random draw used for ties and jitter, stored for replay
+    // Of each target. Last, because a decision makes only as many places as there are targets: a plan is not copied.
+    struct td_verdict verdicts[TD_TARGETS_MAX];
 };
+
+static inline size_t td_plan_bytes(uint32_t targets) {
+    return offsetof(struct td_plan, verdicts) + targets * sizeof(struct td_verdict);
+}
 
 #endif

@@ -6,9 +6,10 @@
 #include "target/words.h"
 
 struct td_origin td_call_origin(const struct td_call *call, uint32_t attempt) {
-    const struct td_slot *slot = &call->slots[attempt];
-    const struct td_target *t = &call->config->targets[slot->start.target];
-    return (struct td_origin){t->name, td_str_of(td_tier_word(t->tier)), slot->model.n ? slot->model : t->model};
+    const struct td_slot *slot = call->slots[attempt];
+    const struct td_target *t = &call->config->targets[td_exchange_record(call->x, attempt)->target];
+    return (struct td_origin){t->name, td_str_of(td_tier_word(t->tier)),
+                              slot && slot->model.n ? slot->model : t->model};
 }
 
 static uint32_t ms_between(uint64_t from_ns, uint64_t to_ns) {

@@ -19,11 +19,12 @@ static void free_call(struct td_call *call) {
             call->next->link = call->link;
     }
     for (uint32_t i = 0; i < TD_ATTEMPTS_MAX; i++) {
-        struct td_slot *s = &call->slots[i];
+        struct td_slot *s = call->slots[i];
+        if (!s)
+            continue;
         if (s->attempt)
             s->backend->ops->destroy(s->backend, s->attempt);
         td_buf_finish(&s->body);
-        td_arena_finish(&s->grant_arena);
     }
     td_timer_destroy(call->timer);
     td_timer_destroy(call->alive);
@@ -43,19 +44,13 @@ void td_call_unref(struct td_call *call) {
 }
 
 struct td_call *td_call_create(struct td_worker *worker) {
-    struct td_call *call = td_malloc(sizeof *call);
+    struct td_call *call = td_calloc(1, sizeof *call);
     if (!call)
         return NULL;
-    memset(call, 0, offsetof(struct td_call, world));
-    call->world.target_count = 0;
     call->worker = worker;
     atomic_init(&call->refs, 2);
     td_arena_init(&call->arena, TD_ARENA_BYTES_MAX);
     td_buf_init(&call->out, TD_REPLY_BYTES_MAX);
-    for (uint32_t i = 0; i < TD_ATTEMPTS_MAX; i++) {
-        td_buf_init(&call->slots[i].body, TD_ARENA_BYTES_MAX);
-        td_arena_init(&call->slots[i].grant_arena, 4096);
-    }
     call->config = td_runtime_config(worker->runtime, &call->epoch);
     call->arrival_ns = td_now_ns();
     call->arrival_wall_ms = td_wall_ms();
@@ -143,12 +138,13 @@ static enum td_err make_facts(struct td_call *call) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_str tenant = td_str_of(call->who.tenant);
     struct td_facts_input in = {.tenant = tenant, .tiers_allowed = 0};
-    td_stick_keys(rt->stick, tenant, &call->request, &call->stick_keys);
-    td_stick_find(rt->stick, &call->stick_keys, &in.sticky_class, &in.sticky_labels);
+    struct td_stick_keys sticky;
+    td_stick_keys(rt->stick, tenant, &call->request, &sticky);
+    td_stick_find(rt->stick, &sticky, &in.sticky_class, &in.sticky_labels);
     in.budget_left_nusd = td_govern_tenant_left(rt->govern, tenant, call->arrival_wall_ms);
     td_random(&in.draw, sizeof in.draw);
-    if (call->stick_keys.count)
-        write_hex(call->conversation, call->stick_keys.keys[0]);
+    if (sticky.count)
+        write_hex(call->conversation, sticky.keys[0]);
     enum td_err err = TD_OK;
     if (call->request.wishes.conversation.n) // before anything is judged: what is sent is what is looked at
         err = td_heads_apply(rt->heads, &call->arena, tenant, td_str_of(call->conversation), &call->request);
@@ -157,7 +153,19 @@ static enum td_err make_facts(struct td_call *call) {
     if (err == TD_OK && call->replay)
         narrow(call);
     if (err == TD_OK)
-        td_stick_raise(rt->stick, &call->stick_keys, call->facts.data_class, call->facts.labels);
+        td_stick_raise(rt->stick, &sticky, call->facts.data_class, call->facts.labels);
+    return err;
+}
+
+static enum td_err decide(struct td_call *call, struct td_error *e) {
+    const struct td_config *config = call->config;
+    call->world = td_arena_alloc(&call->arena, td_world_bytes(config->target_count));
+    if (!call->world)
+        return TD_ERR_NOMEM;
+    td_runtime_world(call->worker->runtime, config, call->facts.batch, call->arrival_ns, call->world);
+    enum td_err err = td_decide(&call->facts, &config->policy, call->world, &call->arena, &call->plan);
+    if (err == TD_ERR_MODEL_NOT_FOUND)
+        td_error_set(e, err, "the model '%.*s' does not exist", TD_STR_ARG(call->request.model));
     return err;
 }
 
@@ -200,12 +208,8 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
                               call->arrival_ns, call->arrival_wall_ms, &call->ticket, &retry_after_ms, &e);
         call->admitted = err == TD_OK;
     }
-    if (err == TD_OK) {
-        td_runtime_world(rt, call->config, call->facts.batch, call->arrival_ns, &call->world);
-        err = td_decide(&call->facts, &call->config->policy, &call->world, &call->arena, &call->plan);
-        if (err == TD_ERR_MODEL_NOT_FOUND)
-            td_error_set(&e, err, "the model '%.*s' does not exist", TD_STR_ARG(call->request.model));
-    }
+    if (err == TD_OK)
+        err = decide(call, &e);
     if (err == TD_OK && call->plan->step_count == 0) {
         struct td_buf why;
         td_buf_init(&why, 220);
@@ -227,8 +231,8 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
 }
 
 void td_call_stop_attempt(struct td_call *call, uint32_t attempt) {
-    struct td_slot *s = &call->slots[attempt];
-    if (!s->attempt)
+    struct td_slot *s = call->slots[attempt];
+    if (!s || !s->attempt)
         return;
     s->backend->ops->stats(s->backend, s->attempt, &s->stats);
     s->has_stats = true;
@@ -270,7 +274,7 @@ static void on_row_durable(void *arg, enum td_err err) {
 
 static void fill_attempt(const struct td_call *call, const struct td_x_record *r, struct td_ledger_row *row) {
     const struct td_target *t = &call->config->targets[r->target];
-    const struct td_slot *s = &call->slots[r->attempt];
+    const struct td_slot *s = call->slots[r->attempt];
     row->attempt = r->attempt + 1;
     row->target = t->name;
     row->model = r->model.n ? r->model : t->model;
@@ -283,8 +287,6 @@ static void fill_attempt(const struct td_call *call, const struct td_x_record *r
     row->http_status = r->http_status;
     row->damaged = r->damaged;
     row->delivered = r->delivered;
-    row->receipt = s->receipt;
-    memcpy(row->body_mac, s->body_mac, sizeof row->body_mac);
     row->prompt_tokens = r->usage.prompt_tokens;
     row->completion_tokens = r->usage.completion_tokens;
     row->cached_tokens = r->usage.cached_tokens;
@@ -299,7 +301,11 @@ static void fill_attempt(const struct td_call *call, const struct td_x_record *r
     row->min_logprob = row->mean_margin = NAN;
     if (t->tier == TD_TIER_DEVICE)
         row->draft_tokens = r->usage.completion_tokens;
-    if (s->has_stats) {
+    if (s) {
+        row->receipt = s->receipt;
+        memcpy(row->body_mac, s->body_mac, sizeof row->body_mac);
+    }
+    if (s && s->has_stats) {
         row->bytes_out = t->provider == TD_PROVIDER_LLAMA ? 0 : s->stats.bytes_out;
         row->bytes_in = s->stats.bytes_in;
         row->min_logprob = s->stats.min_logprob;
@@ -337,7 +343,7 @@ void td_call_record(struct td_call *call, const struct td_x_record *r, enum td_e
         fill_attempt(call, r, &row);
     // One row an exchange carries what the decision was made from.
     if (call->plan && (!r || r->attempt == 0) &&
-        td_decision_inputs_write(&call->facts, &call->world, &call->config->policy, &decision) == TD_OK)
+        td_decision_inputs_write(&call->facts, call->world, &call->config->policy, &decision) == TD_OK)
         row.decision = td_buf_str(&decision);
     enum td_err err;
     if (r && call->config->durability != TD_DURABILITY_BATCHED) {
@@ -366,8 +372,12 @@ static enum td_err health_code(const struct td_x_record *r) {
 
 static void on_record(struct td_call *call, const struct td_x_record *r) {
     struct td_runtime *rt = call->worker->runtime;
-    struct td_slot *s = &call->slots[r->attempt];
+    struct td_slot *s = call->slots[r->attempt];
     const struct td_target *t = &call->config->targets[r->target];
+    if (!s) { // there was no memory to begin it
+        td_call_record(call, r, TD_OK);
+        return;
+    }
     td_call_stop_attempt(call, r->attempt);
     s->waiting = false;
     if (s->held) {
@@ -435,13 +445,13 @@ static bool carry_out(struct td_call *call, const struct td_x_effect *effect) {
         set_timer(call, effect->timer_ns);
         break;
     case TD_X_DO_PAUSE:
-        s = &call->slots[effect->attempt];
-        if (s->attempt)
+        s = call->slots[effect->attempt];
+        if (s && s->attempt)
             s->backend->ops->pause(s->backend, s->attempt);
         break;
     case TD_X_DO_RESUME:
-        s = &call->slots[effect->attempt];
-        if (s->attempt)
+        s = call->slots[effect->attempt];
+        if (s && s->attempt)
             s->backend->ops->resume(s->backend, s->attempt);
         break;
     case TD_X_DO_OUTBOX:
@@ -454,17 +464,21 @@ static bool carry_out(struct td_call *call, const struct td_x_effect *effect) {
     return false;
 }
 
+// Each attempt is refused at most once, and the client has only so much to say.
+#define QUEUE_MAX (2 * TD_ATTEMPTS_MAX + 8)
+
 void td_call_feed(struct td_call *call, const struct td_x_input *in) {
     struct td_x_effects effects;
+    struct td_x_input queue[QUEUE_MAX];
     if (call->ended || !call->x)
         return;
-    if (call->stepping) {
+    if (call->queue) {
         // Only small inputs without borrowed memory come up here: REFUSED (with a static message) and the client's own.
-        if (call->queue_n < sizeof call->queue / sizeof call->queue[0])
+        if (call->queue_n < QUEUE_MAX)
             call->queue[call->queue_n++] = *in;
         return;
     }
-    call->stepping = true;
+    call->queue = queue;
     call->worker->depth++;
     atomic_fetch_add(&call->refs, 1);
     struct td_x_input now = *in;
@@ -476,12 +490,12 @@ void td_call_feed(struct td_call *call, const struct td_x_input *in) {
             over = carry_out(call, &effects.list[i]);
         if (next == call->queue_n)
             break;
-        now = call->queue[next++];
+        now = queue[next++];
         if (next == call->queue_n)
             next = call->queue_n = 0;
     }
     call->queue_n = 0;
-    call->stepping = false;
+    call->queue = NULL;
     call->worker->depth--;
     if (over)
         finish(call);

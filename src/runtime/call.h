@@ -17,14 +17,14 @@
 #include "wire/dialect.h"
 #include "wire/openai_answer.h"
 
-// What an attempt holds while it runs. Index: the exchange's attempt number.
+// What an attempt holds while it runs. In the call's arena, made when the attempt is started.
 struct td_slot {
+    struct td_call *call;
     struct td_backend *backend; // NULL: never started
     struct td_attempt *attempt; // NULL: destroyed or not started
     struct td_x_start start;    // as the exchange asked
     struct td_buf body;         // the serialised bytes; alive until the attempt is destroyed
     struct td_grant *grant;
-    struct td_arena grant_arena;
     struct td_hold hold;
     struct td_admission admission;
     bool held, admitted, used, waiting;
@@ -57,16 +57,16 @@ struct td_call {
     bool admitted, counted;
     struct td_request request;
     struct td_facts facts;
-    struct td_stick_keys stick_keys;
     char conversation[17];
+    struct td_world *world; // as decided under, in the arena; NULL: refused before
     const struct td_plan *plan;
     struct td_exchange *x;
-    struct td_slot slots[TD_ATTEMPTS_MAX];
+    struct td_slot *slots[TD_ATTEMPTS_MAX]; // by the exchange's attempt number; NULL: it was never begun here
     struct td_timer *timer;
-    bool stepping, ended, released, refused;
+    bool ended, released, refused;
     atomic_bool gone; // the same as released, for the event stream's thread
-    // Inputs that came up while effects were being carried out.
-    struct td_x_input queue[2 * TD_ATTEMPTS_MAX + 8];
+    // Inputs that come up while effects are being carried out; on the stack of td_call_feed, NULL outside of it.
+    struct td_x_input *queue;
     unsigned queue_n;
     unsigned rows_pending; // before_answer: rows whose ack is out
     bool rows_lost;
@@ -90,8 +90,6 @@ struct td_call {
     td_answer_fn on_answer;
     void *answer_user;
     struct td_public *public_state;
-
-    struct td_world world; // as decided under; last, and not zeroed before: it is large, and its reader fills it
 };
 
 // What came of a replay. Views live during the call.

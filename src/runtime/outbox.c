@@ -34,7 +34,7 @@ static enum td_err allowed_targets(const struct td_call *call, bool answered, st
     for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++) {
         const struct td_target *t = &config->targets[i];
         if (t->tier == TD_TIER_DEVICE || t->quality <= least ||
-            !td_policy_check_attempt(&config->policy, &config->policy, &call->facts, &call->world, t).allowed)
+            !td_policy_check_attempt(&config->policy, &config->policy, &call->facts, call->world, t).allowed)
             continue;
         err = td_buf_add_str(out, t->name);
         if (err == TD_OK)
@@ -49,7 +49,7 @@ static enum td_err allowed_webhook(const struct td_call *call, struct td_buf *ou
     struct td_ruling ruling;
     if (!config->webhook.place.base_url.n)
         return TD_OK;
-    td_policy_rule(&config->policy, &call->facts, &call->world, &ruling);
+    td_policy_rule(&config->policy, &call->facts, call->world, &ruling);
     if (td_policy_admits(&config->policy, &ruling, &call->facts, &config->webhook.place, NULL) != TD_REASON_CHOSEN)
         return TD_OK;
     return td_buf_addz(out, TD_OUTBOX_WEBHOOK_MARK "\n");
@@ -171,7 +171,7 @@ void td_call_keep_answer(struct td_call *call) {
         .body = td_buf_str(&text),
         .target = origin.target,
         .model = origin.model,
-        .quality = call->config->targets[call->slots[call->last_origin].start.target].quality,
+        .quality = call->config->targets[td_exchange_record(call->x, call->last_origin)->target].quality,
         .wall_ms = td_wall_ms(),
     };
     struct td_outbox_move move = {
@@ -203,7 +203,7 @@ static void replay_emit(struct td_call *call, const struct td_x_out *list, uint3
             call->last_origin = o->attempt;
         } else if (o->type == TD_X_OUT_DONE) {
             struct td_origin origin = td_call_origin(call, call->last_origin);
-            const struct td_target *t = &call->config->targets[call->slots[call->last_origin].start.target];
+            const struct td_target *t = &call->config->targets[td_exchange_record(call->x, call->last_origin)->target];
             call->sink_done = true;
             struct td_buf text;
             td_buf_init(&text, TD_REPLY_BYTES_MAX);

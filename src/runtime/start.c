@@ -22,10 +22,9 @@ static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enu
 }
 
 static void on_event(void *user, const struct td_event *event) {
-    // `user` is the slot's own pointer into its call; the attempt number follows from where it stands.
     struct td_slot *slot = user;
     uint32_t attempt = slot->start.attempt;
-    struct td_call *call = (struct td_call *)((char *)(slot - attempt) - offsetof(struct td_call, slots));
+    struct td_call *call = slot->call;
     struct td_x_input in = {.type = TD_X_IN_EVENT, .attempt = attempt, .event = event};
     struct td_attempt_stats stats;
     if (event->type == TD_EV_START && event->start.model.n)
@@ -54,7 +53,7 @@ static bool check_policy(struct td_call *call, const struct td_target *target, u
     struct td_runtime *rt = call->worker->runtime;
     struct td_config *current = td_runtime_config(rt, epoch);
     td_remote_set_policy_version(call->worker->remote, *epoch);
-    *verdict = td_policy_check_attempt(&call->config->policy, &current->policy, &call->facts, &call->world, target);
+    *verdict = td_policy_check_attempt(&call->config->policy, &current->policy, &call->facts, call->world, target);
     td_config_unref(current);
     if (verdict->allowed && call->replay && !named(call->replay->allowed, target->name)) {
         verdict->allowed = false;
@@ -70,7 +69,7 @@ static bool check_policy(struct td_call *call, const struct td_target *target, u
 static void on_lease(void *arg, enum td_err err) {
     struct td_slot *slot = arg;
     uint32_t attempt = slot->start.attempt;
-    struct td_call *call = (struct td_call *)((char *)(slot - attempt) - offsetof(struct td_call, slots));
+    struct td_call *call = slot->call;
     if (slot->waiting && !call->ended) {
         slot->waiting = false;
         if (err == TD_OK)
@@ -87,7 +86,8 @@ static int64_t spent_nusd(const struct td_call *call, uint32_t but_for_attempt) 
     uint32_t n = td_exchange_attempts(call->x);
     for (uint32_t i = 0; i < n && i < TD_ATTEMPTS_MAX; i++)
         if (i != but_for_attempt)
-            sum += call->slots[i].held ? call->slots[i].hold.nusd : td_exchange_record(call->x, i)->cost_nusd;
+            sum += call->slots[i] && call->slots[i]->held ? call->slots[i]->hold.nusd
+                                                          : td_exchange_record(call->x, i)->cost_nusd;
     return sum;
 }
 
@@ -160,8 +160,8 @@ static bool upstream_streams(const struct td_call *call, const struct td_target 
 static void chain_tiers(const struct td_call *call, struct td_wishes *w) {
     struct td_config *current = td_runtime_config(call->worker->runtime, NULL);
     struct td_facts of_now = td_policy_facts_in(&current->policy, &call->facts);
-    uint32_t tiers = td_policy_tiers(&call->config->policy, &call->facts, &call->world) &
-                     td_policy_tiers(&current->policy, &of_now, &call->world);
+    uint32_t tiers = td_policy_tiers(&call->config->policy, &call->facts, call->world) &
+                     td_policy_tiers(&current->policy, &of_now, call->world);
     td_config_unref(current);
     tiers |= 1u << TD_TIER_DEVICE;
     w->tier_count = 0;
@@ -250,7 +250,7 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
 static void on_receipt(void *arg, enum td_err err) {
     struct td_slot *slot = arg;
     uint32_t attempt = slot->start.attempt;
-    struct td_call *call = (struct td_call *)((char *)(slot - attempt) - offsetof(struct td_call, slots));
+    struct td_call *call = slot->call;
     if (slot->waiting && !call->ended) {
         const struct td_target *target = &call->config->targets[slot->start.target];
         struct td_error e;
@@ -272,9 +272,7 @@ static enum td_err permit(struct td_call *call, struct td_slot *slot, const stru
                                     .labels = call->plan->labels,
                                     .policy_version = epoch};
     struct td_grant_terms terms = {.kind = TD_GRANT_INFERENCE, .target = target, .receipt_key = rt->body_key};
-    td_arena_finish(&slot->grant_arena);
-    td_arena_init(&slot->grant_arena, 4096);
-    enum td_err err = td_grant_issue(&slot->grant_arena, &check, &terms, td_buf_str(&slot->body), &slot->grant, e);
+    enum td_err err = td_grant_issue(&call->arena, &check, &terms, td_buf_str(&slot->body), &slot->grant, e);
     if (err != TD_OK)
         return err;
     td_grant_mac(slot->grant, slot->body_mac);
@@ -350,15 +348,26 @@ static enum td_reason refusal_of(enum td_err err) {
     }
 }
 
+static struct td_slot *slot_for(struct td_call *call, const struct td_x_start *start) {
+    struct td_slot *slot = call->slots[start->attempt];
+    if (slot || !(slot = td_arena_alloc(&call->arena, sizeof *slot)))
+        return slot;
+    slot->call = call;
+    slot->start = *start;
+    td_buf_init(&slot->body, TD_ARENA_BYTES_MAX);
+    return call->slots[start->attempt] = slot;
+}
+
 void td_call_start_attempt(struct td_call *call, const struct td_x_start *start) {
-    struct td_slot *slot = &call->slots[start->attempt];
+    struct td_slot *slot = slot_for(call, start);
     const struct td_target *target = &call->config->targets[start->target];
     struct td_policy_verdict verdict;
     struct td_error e = {0};
     uint64_t epoch;
-    if (start != &slot->start)
-        slot->start = *start;
-    slot->used = true;
+    if (!slot) {
+        refuse(call, start->attempt, TD_ERR_NOMEM, TD_REASON_NOT_READY, 0);
+        return;
+    }
     if (!check_policy(call, target, &epoch, &verdict)) {
         refuse(call, start->attempt, verdict.transform == TD_TRANSFORM_BLOCK ? TD_ERR_BLOCKED : TD_ERR_NO_TARGET,
                verdict.reason, 0);

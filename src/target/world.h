@@ -30,7 +30,6 @@ struct td_target_state {
 
 struct td_world {
     uint32_t target_count;
-    struct td_target_state targets[TD_TARGETS_MAX];
     struct {
         bool up, metered;
         uint32_t rtt_ms, kbps; // 0 unknown
@@ -43,6 +42,12 @@ struct td_world {
         uint32_t battery_percent; // 100 where there is none
         bool hot;                 // thermally throttled
     } device;
+    // Last, because a request keeps only as many places as there are targets: a world is not copied.
+    struct td_target_state targets[TD_TARGETS_MAX];
 };
+
+static inline size_t td_world_bytes(uint32_t targets) {
+    return offsetof(struct td_world, targets) + targets * sizeof(struct td_target_state);
+}
 
 #endif
