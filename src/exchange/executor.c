@@ -688,12 +688,12 @@ static void show_when_safe(struct td_exchange *x) {
 
 // A better target was asked and failed: the answer is a lesser one than was wanted.
 static bool is_lesser(const struct td_exchange *x) {
-    double quality = td_x_target(x, x->attempts[x->lead])->quality;
+    const struct td_target *lead = td_x_target(x, x->attempts[x->lead]);
     for (uint32_t i = 0; i < x->attempt_count; i++) {
         const struct td_x_attempt *a = x->attempts[i];
         bool failed = a->rec.outcome == TD_X_OUTCOME_FAILED ||
                       (a->rec.outcome == TD_X_OUTCOME_REFUSED && a->rec.code != TD_ERR_NO_TARGET);
-        if (a->state == TD_X_OVER && failed && td_x_target(x, a)->quality > quality)
+        if (a->state == TD_X_OVER && failed && td_plan_is_better(x->plan, td_x_target(x, a), lead))
             return true;
     }
     return false;

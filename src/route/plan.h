@@ -57,5 +57,15 @@ struct td_plan {
 static inline size_t td_plan_bytes(uint32_t targets) {
     return offsetof(struct td_plan, verdicts) + targets * sizeof(struct td_verdict);
 }
+// What the router expects of this target for this request; 0 where the plan does not say.
+static inline double td_plan_estimate(const struct td_plan *plan, uint32_t target) {
+    return target < plan->verdict_count ? plan->verdicts[target].quality : 0;
+}
+// Is an answer of target `a` worth more than one of `b`? By quality; where that is equal, by what is expected of each.
+static inline bool td_plan_is_better(const struct td_plan *plan, const struct td_target *a, const struct td_target *b) {
+    if (a->quality != b->quality)
+        return a->quality > b->quality;
+    return td_plan_estimate(plan, a->index) > td_plan_estimate(plan, b->index);
+}
 
 #endif

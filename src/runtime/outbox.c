@@ -16,11 +16,11 @@ static const char *const reconcile_words[] = {"take_better", "keep_local", "ask"
 
 // The least that can answer now. A replay that overtakes the answer on its way to the client must not ask for another
 // of that kind.
-static double least_of_plan(const struct td_call *call) {
-    double least = 2;
+static const struct td_target *least_of_plan(const struct td_call *call) {
+    const struct td_target *least = NULL;
     for (uint32_t i = 0; i < call->plan->step_count; i++) {
         const struct td_target *t = &call->config->targets[call->plan->steps[i].target];
-        least = t->quality < least ? t->quality : least;
+        least = !least || td_plan_is_better(call->plan, least, t) ? t : least;
     }
     return least;
 }
@@ -29,11 +29,11 @@ static double least_of_plan(const struct td_call *call) {
 // to no other.
 static enum td_err allowed_targets(const struct td_call *call, bool answered, struct td_buf *out) {
     const struct td_config *config = call->config;
-    double least = answered ? least_of_plan(call) : -1;
+    const struct td_target *least = answered ? least_of_plan(call) : NULL;
     enum td_err err = TD_OK;
     for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++) {
         const struct td_target *t = &config->targets[i];
-        if (t->tier == TD_TIER_DEVICE || t->quality <= least ||
+        if (t->tier == TD_TIER_DEVICE || (least && !td_plan_is_better(call->plan, t, least)) ||
             !td_policy_check_attempt(&config->policy, &config->policy, &call->facts, call->world, t).allowed)
             continue;
         err = td_buf_add_str(out, t->name);
@@ -191,7 +191,7 @@ void td_call_keep_answer(struct td_call *call) {
 
 static double estimate_of(const struct td_call *call, struct td_str name) {
     const struct td_target *t = td_policy_target(&call->config->policy, name);
-    return t && t->index < call->plan->verdict_count ? call->plan->verdicts[t->index].quality : 0;
+    return t ? td_plan_estimate(call->plan, t->index) : 0;
 }
 
 // The client of a replay: keeps the answer's text until it is complete.

@@ -47,6 +47,16 @@ static bool named(struct td_str list, struct td_str name) {
     return false;
 }
 
+// A replay asks only who may give a better answer than there is: by quality, as it was then; where that is equal, by
+// what the router expects of each now.
+static bool is_worth_asking(const struct td_call *call, const struct td_target *target) {
+    const struct td_replay *r = call->replay;
+    if (target->quality != r->better_than)
+        return target->quality > r->better_than;
+    const struct td_target *local = td_policy_target(&call->config->policy, r->local_target);
+    return td_plan_estimate(call->plan, target->index) > (local ? td_plan_estimate(call->plan, local->index) : 0);
+}
+
 // May it, under the policy it was accepted under and the one in force?
 static bool check_policy(struct td_call *call, const struct td_target *target, uint64_t *epoch,
                          struct td_policy_verdict *verdict) {
@@ -59,7 +69,7 @@ static bool check_policy(struct td_call *call, const struct td_target *target, u
         verdict->allowed = false;
         verdict->reason = TD_REASON_DENIED; // not by the policy it was accepted under
     }
-    if (verdict->allowed && call->replay && target->quality <= call->replay->better_than) {
+    if (verdict->allowed && call->replay && !is_worth_asking(call, target)) {
         verdict->allowed = false;
         verdict->reason = TD_REASON_RANKED_OUT; // as good an answer is there already
     }

@@ -6,15 +6,15 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
 
-const deviceOf = (d, more = "") => `  - {name: device, tier: device, provider: openai, base_url: "${d.url}", model: small, terminal: true, quality: 0.3${more}}\n`;
+const deviceOf = (d, more = ", quality: 0.3") => `  - {name: device, tier: device, provider: openai, base_url: "${d.url}", model: small, terminal: true${more}}\n`;
 // Over a proxy it is a target beyond this machine, which the state of the network speaks of.
 const place = (c, away) => away ? `base_url: "http://cloud.example/v1", insecure: true, proxy: "http://127.0.0.1:${c.port}"` : `base_url: "${c.url}"`;
 const cloudOf = (c, away) => `  - {name: cloud, tier: cloud, provider: openai, ${place(c, away)}, model: big, region: us, clearance: internal, quality: 0.9, idempotency: true, price: {input: 2.5, output: 10}, timeouts: {connect_ms: 500, first_token_ms: 2000, idle_ms: 1000, total_ms: 5000}}\n`;
 
 // A device of few words, a cloud of many (`same`: of as many).
-async function house({ reconcile = "take_better", same = false, away = false, more = "", outbox = "" } = {}) {
+async function house({ reconcile = "take_better", same = false, away = false, device, more = "", outbox = "" } = {}) {
   const d = await startUpstream("--tokens", "5"), c = await startUpstream("--tokens", same ? "5" : "20");
-  const t = await startTandem(`targets:\n${deviceOf(d)}${cloudOf(c, away)}outbox: {replay_per_min: 6000, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
+  const t = await startTandem(`targets:\n${deviceOf(d, device)}${cloudOf(c, away)}outbox: {replay_per_min: 6000, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
   const self = { d, c, t };
   self.ask = async (messages, wishes = {}, body = {}) => {
     const r = await t.post({ model: "auto", messages, tandem: { queue: true, prefer: "quality", ...wishes }, ...body });
@@ -83,6 +83,59 @@ test("take_better: the better target's answer stands; agree: what means the same
     await events.close();
     await h.t.stop();
   }
+});
+
+test("take_better: before the targets' quality it counts whether an answer is one", async () => {
+  const h = await house();
+  const json = { response_format: { type: "json_object" } };
+  const fine = "They carve the outer bank and fill the inner one.";
+  for (const [local, later, body, verdict] of [
+    [fine, "I cannot help with that.", {}, "cloud-declines"],
+    ["I don't know.", fine, {}, "local-declines"],
+    ['{"rivers": "bend"}', fine, json, "cloud-not-json"],
+    [fine, '{"rivers": "bend"}', json, "local-not-json"],
+    ["I don't know.", "I cannot help with that.", {}, "cloud-declines"],
+  ]) {
+    await h.d.standing({ say: local });
+    await h.c.standing({ say: later });
+    const kept = await h.keep(`why do rivers bend, said ${verdict}`, {}, body);
+    assert.equal(kept.text, local);
+    await h.c.down(false);
+    const e = await h.settled(kept.id);
+    assert.equal(e.verdict, verdict);
+    assert.equal(e.local_text, local, "both are kept");
+    assert.equal(e.cloud_text, later);
+    assert.equal(e.accepted, verdict.startsWith("local") ? "cloud" : "local");
+  }
+  await h.t.stop();
+});
+
+test("take_better: where the targets' quality is equal it is the router's estimate that counts", async () => {
+  // A model made for commands is not expected to explain anything, whatever its quality in what it was made for.
+  const h = await house({ device: ", quality: 0.9, class: command" });
+  const events = await h.events();
+  const kept = await h.keep("explain why rivers bend, and what that does to the towns beside them");
+  await h.c.down(false);
+  const e = await h.settled(kept.id);
+  assert.equal(e.verdict, "better-estimate");
+  assert.equal(e.accepted, "cloud");
+  assert.equal(e.cloud_text, await plainOf(h, user("explain why rivers bend, and what that does to the towns beside them"), "cloud"));
+  const [ev] = await events.wait(1);
+  assert.equal(ev.data.op, "replace");
+  assert.equal(ev.data.verdict, "better-estimate");
+  await events.close();
+  await h.t.stop();
+});
+
+test("an answer that no other target is expected to better is not degraded, and nothing is kept", async () => {
+  const h = await house({ device: ", quality: 0.9" });
+  await h.c.down(true);
+  const r = await h.ask(user("explain why rivers bend"));
+  assert.equal(r.tandem.target, "device");
+  assert.equal(r.tandem.degraded, false);
+  assert.notEqual(r.tandem.queued, true);
+  assert.equal((await h.outbox("list")).json.entries.length, 0);
+  await h.t.stop();
 });
 
 test("keep_local: both answers are kept, the client's stands", async () => {

@@ -265,6 +265,43 @@ ${cloud(c.url)}policy: {default: {cascade: {threshold: 1, hold_tokens: 8, hold_m
   await t.stop();
 });
 
+test("cascade: what is held back is judged after hold_ms at the latest, long before the draft is whole", async () => {
+  const c = await startUpstream("--tokens", "12");
+  const slow = join(process.env.BUILD, "tests/support/slow.gguf"); // its four hundred tokens take seconds
+  const config = (threshold, holdMs) => `targets:
+  - {name: device, tier: device, provider: llama, model: "${slow}", quality: 0.3, capabilities: [chat, completion]}
+${cloud(c.url)}policy: {default: {cascade: {threshold: ${threshold}, hold_tokens: 100000, hold_ms: ${holdMs}}}}\n`;
+  const body = (max_tokens, more) => ({ model: "auto", prompt: "one two three", max_tokens, tandem: { mode: "cascade" }, ...more });
+  const drafted = (info) => info.attempts.find((x) => x.target === "device").usage.completion_tokens;
+  const unsure = await startTandem(config(0.9, 150));
+  const first = await (await unsure.post(body(400), "/v1/completions")).json();
+  assert.equal(first.tandem.target, "cloud", JSON.stringify(first.tandem));
+  assert.ok(drafted(first.tandem) < 400, `${drafted(first.tandem)} tokens were drafted`);
+  const s = await readStream(await unsure.post(body(400, { stream: true }), "/v1/completions"));
+  assert.equal(s.text, first.choices[0].text, "nothing of the draft is in it");
+  assert.ok(drafted(s.chunks.findLast((x) => x.tandem?.attempts).tandem) < 400);
+  await unsure.stop();
+  // Sure enough: what was held is shown while the rest is still being written.
+  const sure = await startTandem(config(0.0001, 150));
+  const abort = new AbortController();
+  const r = await fetch(`${sure.url}/v1/completions`, { method: "POST", signal: abort.signal,
+    headers: { "content-type": "application/json" }, body: JSON.stringify(body(400, { stream: true })) });
+  const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let seen = ""; !/"text":"[^"]/.test(seen);) seen += (await reader.read()).value;
+  abort.abort();
+  const row = await until(async () =>
+    JSON.parse((await tandem(["ledger", "tail", "--json", "--config", sure.file])).stdout).rows.at(-1), "the ledger row");
+  assert.equal(row.outcome, "cancelled");
+  assert.ok(row.completion_tokens > 0 && row.completion_tokens < 400, `${row.completion_tokens} tokens`);
+  await sure.stop();
+  // With time enough it is the window in tokens, or the draft's end, that counts.
+  const patient = await startTandem(config(0.9, 60000));
+  const whole = await (await patient.post(body(40), "/v1/completions")).json();
+  assert.equal(whole.tandem.target, "cloud");
+  assert.equal(drafted(whole.tandem), 40);
+  await patient.stop();
+});
+
 test("hedge: after the first target's own p95 a second is asked, the loser is stopped and metered; rarely, and not for money", async () => {
   const a = await startUpstream("--tokens", "8"), b = await startUpstream("--tokens", "8"), p = await startUpstream("--tokens", "8");
   const free = (name, url, q) => `  - {name: ${name}, tier: edge, provider: openai, base_url: "${url}", model: m, terminal: true, region: us, clearance: internal, quality: ${q}}\n`;

@@ -972,7 +972,7 @@ static void dispatch(struct conn *c, struct td_str body) {
         reply_error(c, 404, "Unknown request URL.", "invalid_request_error", "unknown_url");
         return;
     }
-    if (!job_read(&c->arena, kind, body, b->tokens ? (uint32_t)b->tokens : s->tokens, &c->job, why)) {
+    if (!job_read(&c->arena, kind, body, b->tokens ? (uint32_t)b->tokens : s->tokens, b->say, &c->job, why)) {
         reply_error(c, 400, why, "invalid_request_error", "");
         return;
     }

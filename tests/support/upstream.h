@@ -45,6 +45,7 @@ struct behaviour {
     bool filter;                         // finish_reason content_filter
     bool duplicate_finish;
     char retry_after[64], retry_after_ms[32], content_type[64], location[256], cut[8], match[64], path[64];
+    char say[256]; // the answer's text
 };
 
 // Reads one behaviour object; an unknown key is an error (message in `why`).
@@ -77,9 +78,10 @@ struct job {
     struct answer answers[8];
 };
 
-// Builds the deterministic answers. False: the request is malformed, `why` says how. `tokens` is the default length.
-bool job_read(struct td_arena *arena, enum job_kind kind, struct td_str body, uint32_t tokens, struct job *out,
-              char why[128]);
+// Builds the deterministic answers. False: the request is malformed, `why` says how. `tokens` is the default length;
+// `say`, where it is not "", the whole text of a chat's answer.
+bool job_read(struct td_arena *arena, enum job_kind kind, struct td_str body, uint32_t tokens, const char *say,
+              struct job *out, char why[128]);
 // One chunk of a stream for token `i` of choice `choice` (without "data: " and line ends).
 enum td_err job_chunk(const struct job *j, const char *id, uint32_t choice, uint32_t i, struct td_buf *out);
 enum td_err job_chunk_role(const struct job *j, const char *id, uint32_t choice, struct td_buf *out);

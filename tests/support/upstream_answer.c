@@ -221,7 +221,8 @@ static void make_calls(struct td_arena *arena, const struct job *j, uint64_t see
     }
 }
 
-static bool read_chat(struct td_arena *arena, struct job *j, uint32_t tokens, uint32_t limit, char why[128]) {
+static bool read_chat(struct td_arena *arena, struct job *j, uint32_t tokens, uint32_t limit, const char *say,
+                      char why[128]) {
     td_json *messages = td_json_get(j->root, "messages"), *one;
     size_t count = yyjson_arr_size(messages), i, max;
     uint64_t seed = 0xcbf29ce484222325ull;
@@ -245,6 +246,8 @@ static bool read_chat(struct td_arena *arena, struct job *j, uint32_t tokens, ui
     td_json *format = td_json_get(j->root, "response_format");
     if (format && !td_str_is(td_json_get_str(format, "type"), "text") && !find(prompt, "ECHO:"))
         prompt = TD_STR("ECHO:{\"answer\": \"forty-two\", \"sure\": true}");
+    if (say[0])
+        prompt = td_arena_printf(arena, "ECHO:%s", say);
     tokens = wished_tokens(prompt, tokens);
     for (uint32_t c = 0; c < j->n; c++) {
         if (!make_text(arena, j, c ? draw(seed, c + 1000) : seed, prompt, tokens, prefix, false, limit, &j->answers[c]))
@@ -271,8 +274,8 @@ static bool read_completion(struct td_arena *arena, struct job *j, uint32_t toke
     return true;
 }
 
-bool job_read(struct td_arena *arena, enum job_kind kind, struct td_str body, uint32_t tokens, struct job *j,
-              char why[128]) {
+bool job_read(struct td_arena *arena, enum job_kind kind, struct td_str body, uint32_t tokens, const char *say,
+              struct job *j, char why[128]) {
     struct td_error e;
     *j = (struct job){.kind = kind, .n = 1};
     snprintf(why, 128, "bad request");
@@ -298,7 +301,7 @@ bool job_read(struct td_arena *arena, enum job_kind kind, struct td_str body, ui
     }
     switch (kind) {
     case JOB_CHAT:
-        return read_chat(arena, j, tokens, (uint32_t)limit, why);
+        return read_chat(arena, j, tokens, (uint32_t)limit, say, why);
     case JOB_COMPLETION:
         return read_completion(arena, j, tokens, (uint32_t)limit, why);
     case JOB_EMBEDDINGS:

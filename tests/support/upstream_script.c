@@ -58,6 +58,7 @@ static const struct {
     T(cut),
     T(match),
     T(path),
+    T(say),
 };
 
 bool behaviour_read(td_json *obj, struct behaviour *out, char why[128]) {
