@@ -80,15 +80,30 @@ static void send_end(struct td_call *call, bool clean) {
         call->sink->on_end(call->sink_user, clean);
 }
 
+// An answer that is an error and nothing else.
+static void send_error(struct td_call *call, struct heads *h, enum td_err err, int status, struct td_str message,
+                       struct td_str param) {
+    static const char no_memory[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\","
+                                    "\"param\":null,\"code\":\"tandem.internal.memory\"}}\n";
+    td_buf_clear(&call->out);
+    bool written =
+        td_dialect_ops(call->request.dialect)->write_error(err, status, message, param, NULL, &call->out) == TD_OK;
+    if (!written)
+        td_buf_clear(&call->out);
+    send_head(call, written ? status : 500, h, false, written ? call->out.n : sizeof no_memory - 1);
+    if (!written && !call->released && !call->sink_done)
+        call->sink->on_data(call->sink_user, no_memory, sizeof no_memory - 1);
+    send_data(call);
+    send_end(call, true);
+}
+
 static void refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
-    const struct td_dialect_ops *d = td_dialect_ops(call->request.dialect);
     struct heads h = {.n = 0};
     char seconds[16];
     struct td_str message = e && e->message[0] ? td_str_of(e->message) : td_str_of(td_err_text(err));
     uint32_t wait_s = err == TD_ERR_RATE || err == TD_ERR_OVERLOAD || err == TD_ERR_BUDGET || retry_after_ms
                           ? (retry_after_ms + 999) / 1000
                           : 0;
-    td_buf_clear(&call->out);
     if (wait_s == 0 && (err == TD_ERR_RATE || err == TD_ERR_OVERLOAD))
         wait_s = 1;
     if (wait_s) {
@@ -97,12 +112,8 @@ static void refuse(struct td_call *call, enum td_err err, const struct td_error 
     }
     if (err == TD_ERR_UNAUTHORIZED)
         add_head(&h, "www-authenticate", TD_STR("Bearer"));
-    int status = d->status(err);
-    bool written =
-        d->write_error(err, status, message, e ? td_str_of(e->param) : TD_STR_NONE, NULL, &call->out) == TD_OK;
-    send_head(call, written ? status : 500, &h, false, call->out.n);
-    send_data(call);
-    send_end(call, true);
+    send_error(call, &h, err, td_dialect_ops(call->request.dialect)->status(err), message,
+               e ? td_str_of(e->param) : TD_STR_NONE);
 }
 
 static void begin(struct td_call *call, uint32_t attempt) {
@@ -154,22 +165,15 @@ static void on_error(struct td_call *call, const struct td_x_out *out) {
     const struct td_dialect_ops *d = td_dialect_ops(call->request.dialect);
     struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
     struct td_answer_meta meta;
-    struct td_error e;
     if (!call->head_sent) {
         struct heads h = {.n = 0};
         char seconds[16];
-        td_error_set(&e, out->error.code, "%.*s", TD_STR_ARG(out->error.message));
-        td_buf_clear(&call->out);
         if (out->error.retry_after_ms) {
             snprintf(seconds, sizeof seconds, "%u", (out->error.retry_after_ms + 999) / 1000);
             add_head(&h, "retry-after", td_str_of(seconds));
         }
         int status = out->error.http_status ? out->error.http_status : d->status(out->error.code);
-        if (d->write_error(out->error.code, status, out->error.message, TD_STR_NONE, NULL, &call->out) != TD_OK)
-            td_buf_clear(&call->out);
-        send_head(call, status, &h, false, call->out.n);
-        send_data(call);
-        send_end(call, true);
+        send_error(call, &h, out->error.code, status, out->error.message, TD_STR_NONE);
         return;
     }
     td_call_meta(call, out, &meta, attempts);

@@ -39,6 +39,18 @@ static enum td_err refuse(struct td_error *e, const char *option, const char *pa
                         reason ? reason : "unknown reason");
 }
 
+// Without memory for a certificate, or for the key in it, OpenSSL goes on as if it were not there: every client would
+// be refused for reasons that nobody finds.
+static bool is_whole(X509_STORE *store, int names) {
+    STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(store);
+    bool ok = sk_X509_OBJECT_num(all) >= names;
+    for (int i = 0; ok && i < sk_X509_OBJECT_num(all); i++) {
+        X509 *certificate = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
+        ok = !certificate || X509_get0_pubkey(certificate);
+    }
+    return ok;
+}
+
 static enum td_err load(SSL_CTX *context, const struct td_listen_settings *settings, struct td_error *e) {
     ERR_clear_error();
     if (SSL_CTX_use_certificate_chain_file(context, settings->tls_cert) != 1)
@@ -51,7 +63,8 @@ static enum td_err load(SSL_CTX *context, const struct td_listen_settings *setti
     if (!settings->tls_client_ca || !settings->tls_client_ca[0])
         return TD_OK;
     STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(settings->tls_client_ca);
-    if (!names || SSL_CTX_load_verify_locations(context, settings->tls_client_ca, NULL) != 1) {
+    if (!names || SSL_CTX_load_verify_locations(context, settings->tls_client_ca, NULL) != 1 ||
+        !is_whole(SSL_CTX_get_cert_store(context), sk_X509_NAME_num(names))) {
         sk_X509_NAME_pop_free(names, X509_NAME_free);
         return refuse(e, "tls.client_ca", settings->tls_client_ca);
     }
