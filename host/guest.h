@@ -17,7 +17,13 @@
 #include "wire/event.h"
 #include "wire/request.h"
 
-enum { HOST_CONNS_MAX = 65, HOST_PARALLEL_MAX = 64, HOST_CHUNK_MAX = 512, HOST_FILE_CONTROL = 3, HOST_FILE_MODEL = 4 };
+enum {
+    HOST_CONNS_MAX = 65,
+    HOST_PARALLEL_MAX = 64,
+    HOST_CHUNK_MAX = 512,
+    HOST_FILE_CONTROL = 3,
+    HOST_FILE_MODEL = 4
+}; // the model's first file; its other parts follow
 
 struct host_conn {
     int fd; // -1 closed

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // tandem-host: one local model as a guest process. Started by Tandem only: descriptor 3 is the control connection, 4
-// the model file, 5 and on one connection a worker. It loads the back ends, walls itself in, loads the model, then
-// serves. This file is the door: frames in, frames out; the engine (engine.c) decodes. The guest ends when the control
-// connection does, and by itself wherever it finds something it must not go on from.
+// the model file (and the next ones its further parts), then one connection a worker. It loads the back ends, walls
+// itself in, loads the model, then serves. This file is the door: frames in, frames out; the engine (engine.c) decodes.
+// The guest ends when the control connection does, and by itself wherever it finds something it must not go on from.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,6 +18,7 @@
 #include "base/time.h"
 #include "host/backends.h"
 #include "host/guest.h"
+#include "host/parts.h"
 #include "host/sandbox.h"
 
 enum { EXIT_SETUP = 70, EXIT_TEMPLATE = 71, EXIT_PROTOCOL = 72 };
@@ -321,12 +322,14 @@ static bool on_progress(float done, void *arg) {
     return true;
 }
 
-static void load_model(struct host_guest *g, FILE *file, uint32_t cores) {
+static void load_model(struct host_guest *g, FILE *file, unsigned parts, uint32_t cores) {
     struct llama_model_params p = llama_model_default_params();
     p.n_gpu_layers = (int32_t)g->setup.gpu_layers;
     p.progress_callback = on_progress;
-    g->model = llama_model_load_from_file_ptr(file, p);
+    g->model = parts > 1 ? host_parts_load(HOST_FILE_MODEL, parts, p) : llama_model_load_from_file_ptr(file, p);
     fclose(file);
+    for (unsigned i = 1; i < parts; i++)
+        close(HOST_FILE_MODEL + (int)i);
     if (!g->model) {
         char message[240];
         snprintf(message, sizeof message, "libllama cannot load this file: %s", last_error);
@@ -376,7 +379,7 @@ static void limit_memory(int statm) {
     setrlimit(RLIMIT_AS, &(struct rlimit){bytes, bytes});
 }
 
-static void start(struct host_guest *g) {
+static void start(struct host_guest *g, unsigned parts) {
     uint64_t begin = td_now_ns();
     struct td_error e = {TD_OK, ""};
     receive_setup(g);
@@ -393,7 +396,7 @@ static void start(struct host_guest *g) {
     host_backends_load();
     if (host_sandbox_enter(&g->ready.sandbox, &e) != TD_OK)
         fail_start(TD_ERR_HOST_LOAD, e.message);
-    load_model(g, file, cores);
+    load_model(g, file, parts, cores);
     open_context(g);
     limit_memory(statm);
     g->ready.version = TD_PROTO_VERSION;
@@ -403,15 +406,16 @@ static void start(struct host_guest *g) {
 
 int main(int argc, char **argv) {
     struct host_guest *g = &guest;
-    int workers = argc == 3 && !strcmp(argv[1], "--workers") ? atoi(argv[2]) : 0;
-    if (workers < 1 || workers >= HOST_CONNS_MAX) {
+    bool asked = argc == 5 && !strcmp(argv[1], "--workers") && !strcmp(argv[3], "--parts");
+    int workers = asked ? atoi(argv[2]) : 0, parts = asked ? atoi(argv[4]) : 0;
+    if (workers < 1 || workers >= HOST_CONNS_MAX || parts < 1 || parts > HOST_PARTS_MAX) {
         fprintf(stderr, "tandem-host runs a model for Tandem, which starts it; it is of no use by itself.\n");
         return 2;
     }
     g->conn_count = (uint32_t)workers + 1;
     for (uint32_t i = 0; i < g->conn_count; i++) {
         struct host_conn *c = &g->conns[i];
-        c->fd = i == 0 ? HOST_FILE_CONTROL : HOST_FILE_MODEL + (int)i;
+        c->fd = i == 0 ? HOST_FILE_CONTROL : HOST_FILE_MODEL + parts - 1 + (int)i;
         pthread_mutex_init(&c->lock, NULL);
         td_buf_init(&c->in, TD_HOST_FRAME_BYTES_MAX + (1u << 17));
         td_buf_init(&c->out, OUT_BYTES_MAX);
@@ -423,7 +427,7 @@ int main(int argc, char **argv) {
     signal(SIGALRM, on_watchdog);
     if (g->wake_fd < 0 || timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &watchdog) != 0)
         return EXIT_SETUP;
-    start(g);
+    start(g, (unsigned)parts);
     pthread_t engine;
     struct td_buf b;
     td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);

@@ -122,10 +122,12 @@ TD_API int td_config_check(const char *path, struct td_failure *failure);
 // the texts alone. `question` may be "".
 TD_API bool td_texts_mean_same(const char *question, const char *first, const char *second);
 
-// Fetches a model file into `dir`: resumable (a partial file is gone on with where the server's ETag still fits),
-// SHA-256 computed on the way and compared, moved into place only when whole. `source` is an https URL, a file or a
-// folder with one model in it on this machine, or a Hugging Face repository "owner/name[:file]" (HF_ENDPOINT and
-// HF_TOKEN are honoured); there the published digest is compared. Blocks; its own connection, needs no runtime.
+// Fetches a model into `dir`: resumable (a partial file is gone on with where the server's ETag still fits), SHA-256
+// computed on the way and compared, moved into place only when whole. `source` is an https URL, a file or a folder with
+// one model in it on this machine, or a Hugging Face repository "owner/name[:file]" (HF_ENDPOINT and HF_TOKEN are
+// honoured); there the published digest is compared. Where the file's name is that of a part (NAME-00001-of-00003.gguf)
+// all parts are fetched; name and path are then the first's, the digest that of all of them one after the other, and
+// progress that of the part under way. Blocks; its own connection, needs no runtime.
 // on_progress (may be NULL) returns false to stop: what was fetched stays for the next try.
 struct td_pull {
     const char *source, *dir;
@@ -139,8 +141,10 @@ struct td_pulled {
     uint64_t bytes;
     bool verified; // a digest was known and is right
 };
-// Reads a model file that is already here: name, digest, size. The file must look like a GGUF.
+// Reads a model that is already here, with all its parts: name, digest, size. The files must look like GGUF.
 TD_API int td_model_inspect(const char *path, struct td_pulled *out, struct td_failure *failure);
+// Deletes a model's file or files where they lie in `dir` itself; what lies elsewhere is left alone (0).
+TD_API int td_model_delete(const char *dir, const char *path, struct td_failure *failure);
 TD_API int td_models_pull(const struct td_pull *pull, struct td_pulled *out, struct td_failure *failure);
 
 #ifdef __cplusplus

@@ -53,6 +53,7 @@
 #define TD_TEMPLATE_MS_MAX 100u             // rendering a chat template that a model file brought
 #define TD_HOST_FRAME_BYTES_MAX (64u << 20) // one frame of the model-host protocol
 #define TD_PRELOAD_BYTES_MAX (64l << 20)    // model files up to this size are loaded when Tandem starts
+#define TD_MODEL_PARTS_MAX 128u             // files of one model; the largest published ones have some fifty
 #define TD_HOST_BEYOND_PROMPT_MAX 65536u    // how much longer than its prompt a model may say its answers get
 
 #endif

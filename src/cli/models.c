@@ -150,7 +150,7 @@ static int remove_model(const char *which) {
     struct td_arena arena;
     struct td_buf params;
     td_json *root;
-    char *found = NULL, *result = NULL, mine[4000];
+    char *found = NULL, *result = NULL, mine[4000], real[PATH_MAX];
     int code = TD_EXIT_OK;
     td_buf_init(&params, 65536);
     td_arena_init(&arena, 1 << 20);
@@ -161,11 +161,11 @@ static int remove_model(const char *which) {
              td_cli_admin("models.rm", params.p, &result, &failure) != 0)
         code = td_cli_failure(&failure);
     else if (td_json_parse(&arena, td_str_of(found), 8, &root, NULL) == TD_OK) {
-        // Only a file that pull brought is deleted; one that was added stays its owner's.
+        // Only what pull brought is deleted; what was added stays its owner's.
         struct td_str path = td_json_get_str(root, "path");
-        int n = snprintf(mine, sizeof mine, "%s/models/", td_cli_data_dir());
-        if (n > 0 && td_str_starts(path, td_str_of(mine)) && unlink(path.p) != 0)
-            code = td_cli_fail(TD_EXIT_FAILED, "the entry is gone, the file could not be deleted");
+        snprintf(mine, sizeof mine, "%s/models", td_cli_data_dir());
+        if (td_model_delete(realpath(mine, real) ? real : mine, path.p, &failure) != 0)
+            code = td_cli_fail(TD_EXIT_FAILED, "the entry is gone, but not all it stood for: %s", failure.message);
         else if (!td_cli.json)
             printf("removed\n");
     }
@@ -213,10 +213,11 @@ const struct td_command td_command_models = {
     .name = "models",
     .arguments = "list | add FILE | pull SOURCE | rm NAME",
     .help = "list, add, fetch and remove models",
-    .details = "SOURCE is an https URL, a file, a folder with one model in it, or a Hugging Face repository as "
-               "owner/name[:file] (HF_ENDPOINT, HF_TOKEN). A broken download goes on where it stopped. A model in the "
-               "catalogue "
-               "is used by its file's name: `model: name.gguf` in the configuration.",
+    .details =
+        "SOURCE is an https URL, a file, a folder with one model in it, or a Hugging Face repository as "
+        "owner/name[:file] (HF_ENDPOINT, HF_TOKEN). A broken download goes on where it stopped. A model in "
+        "parts (name-00001-of-00003.gguf) is named by its first; the others go with it. A model in the catalogue "
+        "is used by its file's name: `model: name.gguf` in the configuration.",
     .options = options,
     .verbs = verbs,
     .run = run,

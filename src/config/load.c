@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/beneath.h"
 #include "base/hash.h"
 #include "base/place.h"
 #include "base/url.h"
@@ -118,6 +119,10 @@ static const double quality_of_class[] = {[TD_MODEL_SMALL] = 0.4,
                                           [TD_MODEL_REASONING] = 0.92,
                                           [TD_MODEL_COMMAND] = 0.35};
 
+static bool climbs(struct td_str path) {
+    return td_str_is(path, "..") || td_str_starts(path, TD_STR("../")) || memmem(path.p, path.n, "/../", 4);
+}
+
 // A model file is looked for beside the configuration, in the current folder, where `tandem models pull` puts files,
 // and where programs are installed.
 static enum td_err find_model(struct td_loader *l, struct td_target *t) {
@@ -128,11 +133,17 @@ static enum td_err find_model(struct td_loader *l, struct td_target *t) {
     if (t->model.p[0] != '/' && t->model.p[0] != '~') {
         if (getcwd(cwd, sizeof cwd))
             tries[1] = td_arena_printf(l->arena, "%s/%.*s", cwd, TD_STR_ARG(t->model));
-        struct td_str pulled =
-            td_arena_printf(l->arena, "%.*s/models/%.*s", TD_STR_ARG(l->config->data_dir), TD_STR_ARG(t->model));
-        if (!pulled.p || td_option_path(l, pulled, &tries[2]) != TD_OK)
+        struct td_str folder, pulled = td_arena_printf(l->arena, "%.*s/models", TD_STR_ARG(l->config->data_dir));
+        if (!pulled.p || td_option_path(l, pulled, &folder) != TD_OK)
             return TD_ERR_NOMEM;
-        installed = td_place_find(t->model.p);
+        // There it is a name, which leads nowhere else.
+        if (td_is_component(t->model) && td_beneath_is_readable(folder.p, t->model.p)) {
+            tries[2] = td_arena_printf(l->arena, "%.*s/%.*s", TD_STR_ARG(folder), TD_STR_ARG(t->model));
+            if (!tries[2].p)
+                return TD_ERR_NOMEM;
+        }
+        if (!climbs(t->model))
+            installed = td_place_find(t->model.p);
         if (installed)
             tries[3] = td_arena_str(l->arena, td_str_of(installed));
         td_free(installed);

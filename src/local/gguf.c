@@ -213,8 +213,14 @@ static bool read_pair(struct reader *r, struct td_gguf *g, uint64_t *alignment, 
         g->embeds_only = true;
     if (type != F32 && type != F64)
         learn_number(g, key, v);
-    if (!strcmp(key, "split.count") && v > 1)
-        return fail(r, "it is one part of several; merge the parts into one file");
+    if (!strcmp(key, "split.count") && (v > UINT16_MAX || type == F32 || type == F64))
+        return fail(r, "it claims an impossible number of parts");
+    if (!strcmp(key, "split.count"))
+        g->part_count = (uint32_t)v;
+    else if (!strcmp(key, "split.no"))
+        g->part_number = v < UINT32_MAX ? (uint32_t)v + 1 : UINT32_MAX;
+    else if (!strcmp(key, "split.tensors.count"))
+        g->all_tensors = v;
     if (!strcmp(key, "general.alignment")) {
         if (type != U32 || v < 8 || v > ALIGNMENT_MAX || (v & (v - 1)))
             return fail(r, "its alignment is no power of two from 8 to 65536");
@@ -258,6 +264,18 @@ static bool read_tensor(struct reader *r, struct td_gguf *g, uint64_t alignment,
     return true;
 }
 
+static bool describes_model(struct reader *r, struct td_gguf *g, bool kv_per_layer) {
+    if (!g->architecture[0] || !g->layers || !g->embedding || !g->context)
+        return fail(r, "it does not describe a language model");
+    if (g->layers > 4096 || g->embedding > 1u << 20 || g->heads > 1u << 16 || g->kv_heads > 1u << 20)
+        return fail(r, "its shape is impossible");
+    if (!g->kv_heads)
+        g->kv_heads = g->heads ? g->heads : 1;
+    if (!kv_per_layer)
+        g->kv_heads *= g->layers;
+    return true;
+}
+
 static bool read_all(struct reader *r, struct td_gguf *g) {
     char magic[4];
     uint64_t version, tensors, pairs, alignment = 32, end = 0;
@@ -270,7 +288,7 @@ static bool read_all(struct reader *r, struct td_gguf *g) {
         return false;
     if (version < 2 || version > 3)
         return fail(r, "its GGUF version is neither 2 nor 3");
-    if (tensors == 0 || tensors > TENSORS_MAX || pairs > PAIRS_MAX)
+    if (tensors > TENSORS_MAX || pairs > PAIRS_MAX)
         return fail(r, "it claims an impossible number of tensors or values");
     g->tensor_count = (uint32_t)tensors;
     g->pair_count = (uint32_t)pairs;
@@ -283,15 +301,13 @@ static bool read_all(struct reader *r, struct td_gguf *g) {
     g->data_offset = (r->at + alignment - 1) / alignment * alignment;
     if (g->data_offset > g->file_bytes || end > g->file_bytes - g->data_offset)
         return fail(r, "its tensors reach beyond its end");
-    if (!g->architecture[0] || !g->layers || !g->embedding || !g->context)
-        return fail(r, "it does not describe a language model");
-    if (g->layers > 4096 || g->embedding > 1u << 20 || g->heads > 1u << 16 || g->kv_heads > 1u << 20)
-        return fail(r, "its shape is impossible");
-    if (!g->kv_heads)
-        g->kv_heads = g->heads ? g->heads : 1;
-    if (!kv_per_layer)
-        g->kv_heads *= g->layers;
-    return true;
+    if (g->part_count < 2)
+        g->part_count = g->part_number = 1;
+    if (tensors == 0 && !(g->part_count > 1 && g->part_number == 1)) // a first part may hold the vocabulary alone
+        return fail(r, "it claims an impossible number of tensors or values");
+    if (g->part_number < 1 || g->part_number > g->part_count)
+        return fail(r, "it does not say which of its parts it is");
+    return g->part_number > 1 || describes_model(r, g, kv_per_layer);
 }
 
 enum td_err td_gguf_check(int fd, struct td_gguf *out, struct td_error *e) {
@@ -304,6 +320,24 @@ enum td_err td_gguf_check(int fd, struct td_gguf *out, struct td_error *e) {
     if (!read_all(&r, &g))
         return td_error_set(e, r.io_failed ? TD_ERR_IO : TD_ERR_HOST_LOAD, "the model file is refused: %s", r.why);
     *out = g;
+    return TD_OK;
+}
+
+enum td_err td_gguf_add_part(struct td_gguf *whole, const struct td_gguf *part, uint32_t number, struct td_error *e) {
+    if (part->part_number != number || part->part_count != whole->part_count)
+        return td_error_set(e, TD_ERR_HOST_LOAD,
+                            "the model file is refused: what lies in the place of part %u of %u "
+                            "is part %u of %u",
+                            number, whole->part_count, part->part_number, part->part_count);
+    if (__builtin_add_overflow(whole->tensor_bytes, part->tensor_bytes, &whole->tensor_bytes) ||
+        __builtin_add_overflow(whole->elements, part->elements, &whole->elements) ||
+        __builtin_add_overflow(whole->file_bytes, part->file_bytes, &whole->file_bytes) ||
+        __builtin_add_overflow(whole->tensor_count, part->tensor_count, &whole->tensor_count))
+        return td_error_set(e, TD_ERR_HOST_LOAD, "the model file is refused: its tensors are together too large");
+    if (number == whole->part_count && whole->tensor_count != whole->all_tensors)
+        return td_error_set(e, TD_ERR_HOST_LOAD,
+                            "the model file is refused: its parts have %u tensors, of %llu it speaks",
+                            whole->tensor_count, (unsigned long long)whole->all_tensors);
     return TD_OK;
 }
 

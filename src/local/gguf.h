@@ -2,7 +2,7 @@
 // The strict look at a GGUF file before a guest may load it: magic, version, counts, every string, array, dimension and
 // offset inside the file, no sum that overflows. It also learns what loading will take. Reads the header only, through
 // the descriptor that the guest will get, so what was checked is what is loaded. The format: GGUF versions 2 and 3 as
-// ggml documents it. Any thread.
+// ggml documents it, also in parts (split.no, split.count, split.tensors.count). Any thread.
 #ifndef TD_LOCAL_GGUF_H
 #define TD_LOCAL_GGUF_H
 
@@ -19,9 +19,15 @@ struct td_gguf {
     uint32_t context, layers, embedding, heads, feed_forward, vocabulary, key_length, value_length;
     uint64_t kv_heads; // summed over the layers
     bool chat_template, template_tools, infill, embeds_only;
+    uint32_t part_number, part_count; // 1 of 1: the whole model; only the first part describes it
+    uint64_t all_tensors;             // of all parts, as the file says
 };
-// TD_ERR_HOST_LOAD with the reason, TD_ERR_IO.
+// One file, whole or a part. TD_ERR_HOST_LOAD with the reason, TD_ERR_IO.
 enum td_err td_gguf_check(int fd, struct td_gguf *out, struct td_error *e) TD_MUST_USE;
+// Adds part `number` (2, 3 …, in order) to what the first is known to take. TD_ERR_HOST_LOAD: it is another part, or
+// with the last of them tensors are missing.
+enum td_err td_gguf_add_part(struct td_gguf *whole, const struct td_gguf *part, uint32_t number,
+                             struct td_error *e) TD_MUST_USE;
 // Weights, key-value memory of `parallel` requests of `context` tokens, compute buffers, the program itself.
 uint64_t td_gguf_memory(const struct td_gguf *g, uint32_t context, uint32_t parallel);
 

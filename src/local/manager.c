@@ -26,8 +26,9 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/part_name.h"
 #include "base/time.h"
-#include "local/gguf.h"
+#include "local/files.h"
 
 #define WORKERS_MAX 64u
 #define MODELS_MAX 256u            // names an operator may have configured over the process's life
@@ -38,6 +39,7 @@
 #define LOAD_BACKOFF_MS_MAX 30000u // a file that does not load is not tried at every request
 #define MEMORY_WAIT_MS_MAX 10000u  // how long a load waits for serving models to fall idle
 #define GUEST_BYTES_PER_MS 400000u // load time estimate before the first load: 400 MB a second
+#define FD_HIGH 256                // above every number a guest expects: 3 + 1 + TD_MODEL_PARTS_MAX + WORKERS_MAX
 #define CONTEXT_DEFAULT 8192u      // where the target states none and the model was trained for more
 
 enum guest_state { GUEST_LOADING, GUEST_READY, GUEST_RETIRING, GUEST_DEAD };
@@ -279,7 +281,7 @@ static void reap(struct td_manager *m) {
 // ---- starting guests
 
 static int high(int fd) { // out of the way of the numbers the guest expects
-    int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 200);
+    int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, FD_HIGH);
     if (fd >= 0)
         close(fd);
     return copy;
@@ -300,15 +302,16 @@ static bool make_pair(int *ours, int *theirs) {
     return true;
 }
 
-static int spawn(struct td_manager *m, const int *files, unsigned count, int *pid) {
+static int spawn(struct td_manager *m, const int *files, unsigned count, unsigned part_count, int *pid) {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attr;
     sigset_t none, all;
-    char workers[16];
-    const char *argv[] = {"tandem-host", "--workers", workers, NULL};
+    char workers[16], parts[16];
+    const char *argv[] = {"tandem-host", "--workers", workers, "--parts", parts, NULL};
     // The house's environment may hold keys: none of it goes along. ggml would start a debugger when it aborts.
     const char *env[] = {"GGML_NO_BACKTRACE=1", "LC_ALL=C.UTF-8", NULL};
     snprintf(workers, sizeof workers, "%u", m->worker_count);
+    snprintf(parts, sizeof parts, "%u", part_count);
     sigemptyset(&none);
     sigfillset(&all);
     posix_spawn_file_actions_init(&actions);
@@ -344,10 +347,10 @@ static enum td_err send_setup(const struct td_model *model, uint32_t context, in
     return err;
 }
 
-// Spawns a guest that gets the open model file. Without the lock: nothing here is shared yet.
-static enum td_err start_guest(struct td_manager *m, struct td_model *model, int file, uint32_t context,
-                               struct td_guest **out, struct td_error *e) {
-    int files[WORKERS_MAX + 2];
+// Spawns a guest that gets the open model files. Without the lock: nothing here is shared yet.
+static enum td_err start_guest(struct td_manager *m, struct td_model *model, const struct td_model_files *parts,
+                               uint32_t context, struct td_guest **out, struct td_error *e) {
+    int files[WORKERS_MAX + TD_MODEL_PARTS_MAX + 1];
     unsigned count = 0;
     enum td_err err = TD_OK;
     struct td_guest *g = td_calloc(1, sizeof *g);
@@ -359,14 +362,13 @@ static enum td_err start_guest(struct td_manager *m, struct td_model *model, int
         g->connections[i] = -1;
     bool ok = make_pair(&g->control, &files[0]);
     count = ok;
-    if (ok && (files[1] = fcntl(file, F_DUPFD_CLOEXEC, 200)) >= 0)
-        count = 2;
-    ok = count == 2;
+    for (unsigned i = 0; i < parts->count && ok; i++, count += ok)
+        ok = (files[count] = fcntl(parts->fds[i], F_DUPFD_CLOEXEC, FD_HIGH)) >= 0;
     for (unsigned i = 0; i < m->worker_count && ok; i++, count += ok)
         ok = make_pair(&g->connections[i], &files[count]);
     if (!ok)
         err = td_error_set(e, TD_ERR_IO, "no descriptors left for the model host");
-    int rc = err ? 0 : spawn(m, files, count, &g->pid);
+    int rc = err ? 0 : spawn(m, files, count, parts->count, &g->pid);
     if (rc)
         err = td_error_set(e, TD_ERR_HOST_LOAD, "cannot start tandem-host: %s", strerror(rc));
     for (unsigned i = 0; i < count; i++)
@@ -404,13 +406,6 @@ static uint32_t capabilities_of(const struct td_gguf *info) {
     uint32_t c = TD_CAP_COMPLETION | TD_CAP_EMBEDDING | TD_CAP_LOGPROBS | TD_CAP_CHOICES | TD_CAP_CHAT | TD_CAP_JSON |
                  TD_CAP_JSON_SCHEMA | TD_CAP_CONTINUE;
     return c | (info->template_tools ? TD_CAP_TOOLS : 0) | (info->infill ? TD_CAP_INFILL : 0);
-}
-
-static enum td_err look_at(const char *path, int *file, struct td_gguf *info, struct td_error *e) {
-    *file = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (*file < 0)
-        return td_error_set(e, TD_ERR_HOST_LOAD, "cannot open the model file: %s", strerror(errno));
-    return td_gguf_check(*file, info, e);
 }
 
 // Makes room by ending idle models, least recently used first. TD_OK: `need` bytes are free now. TD_ERR_OVERLOAD: not
@@ -451,9 +446,9 @@ static void try_start(struct td_manager *m, struct td_model *model) {
     struct td_error e = {TD_OK, ""};
     struct td_gguf info = {0};
     struct td_guest *g = NULL;
-    int file = -1;
+    struct td_model_files files;
     pthread_mutex_unlock(&m->lock);
-    enum td_err err = look_at(model->path, &file, &info, &e);
+    enum td_err err = td_model_files_open(&files, model->path, &info, &e);
     uint32_t context = context_of(model, &info);
     uint64_t need = err ? 0 : td_gguf_memory(&info, context, model->parallel);
     pthread_mutex_lock(&m->lock);
@@ -478,7 +473,7 @@ static void try_start(struct td_manager *m, struct td_model *model) {
     }
     if (!err) {
         pthread_mutex_unlock(&m->lock);
-        err = start_guest(m, model, file, context, &g, &e);
+        err = start_guest(m, model, &files, context, &g, &e);
         pthread_mutex_lock(&m->lock);
     }
     if (err) {
@@ -492,8 +487,7 @@ static void try_start(struct td_manager *m, struct td_model *model) {
     model->loading = g;
     model->memory_wait_ns = 0;
 out:
-    if (file >= 0)
-        close(file);
+    td_model_files_close(&files);
 }
 
 // ---- what guests say
@@ -708,7 +702,10 @@ static struct td_model *find_or_add(struct td_manager *m, const struct td_target
     struct td_str name = t->model;
     if (slash)
         name = td_str_n(slash + 1, (size_t)(t->model.p + t->model.n - slash - 1));
-    if (name.n > 5 && memcmp(name.p + name.n - 5, ".gguf", 5) == 0)
+    struct td_part_name part;
+    if (td_part_name_read(name, &part))
+        name = part.stem;
+    else if (name.n > 5 && memcmp(name.p + name.n - 5, ".gguf", 5) == 0)
         name.n -= 5;
     if (name.n > TD_NAME_BYTES_MAX)
         name.n = TD_NAME_BYTES_MAX;
@@ -908,17 +905,16 @@ enum td_err td_manager_swap(struct td_manager *m, const struct td_target *target
 }
 
 enum td_err td_manager_estimate(const struct td_target *target, uint64_t *bytes, struct td_error *e) {
-    int file;
+    struct td_model_files files;
     struct td_gguf info = {0};
     struct td_model model = {.context = target->context};
     char *path = td_strndup(target->model.p, target->model.n);
     if (!path)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
-    enum td_err err = look_at(path, &file, &info, e);
+    enum td_err err = td_model_files_open(&files, path, &info, e);
     if (!err)
         *bytes = td_gguf_memory(&info, context_of(&model, &info), target->parallel ? target->parallel : 1);
-    if (file >= 0)
-        close(file);
+    td_model_files_close(&files);
     td_free(path);
     return err;
 }

@@ -152,14 +152,15 @@ static struct td_str keep(char *to, size_t size, struct td_str value) {
     return td_str_n(to, value.n);
 }
 
-// "bytes 100-199/200", RFC 9110 section 14.4.
+// "bytes 100-199/200", or in a 416 "bytes */200": RFC 9110 section 14.4.
 static void read_range(struct td_fetch_head *h, struct td_str v) {
     const char *dash = memchr(v.p, '-', v.n), *slash = memchr(v.p, '/', v.n);
+    bool none = td_str_starts(v, TD_STR("bytes */"));
     uint64_t from, total;
-    if (!td_str_starts(v, TD_STR("bytes ")) || !dash || !slash || dash < v.p + 6 ||
-        !td_str_to_u64(td_str_n(v.p + 6, (size_t)(dash - v.p) - 6), &from) || from > INT64_MAX)
+    if (!none && (!td_str_starts(v, TD_STR("bytes ")) || !dash || !slash || dash < v.p + 6 ||
+                  !td_str_to_u64(td_str_n(v.p + 6, (size_t)(dash - v.p) - 6), &from) || from > INT64_MAX))
         return;
-    h->range_start = (int64_t)from;
+    h->range_start = none ? -1 : (int64_t)from;
     if (td_str_to_u64(td_str_n(slash + 1, (size_t)(v.p + v.n - slash) - 1), &total) && total <= INT64_MAX)
         h->range_total = (int64_t)total;
 }

@@ -71,7 +71,7 @@ struct td_fetch_head {
     int status;
     int64_t content_length;                     // -1 unknown
     int64_t range_start;                        // of a 206's Content-Range, -1 none
-    int64_t range_total;                        // likewise, -1 unknown
+    int64_t range_total;                        // likewise, or of a 416's; -1 unknown
     struct td_str location, etag, content_type; // valid during the call
     uint32_t retry_after_ms;
 };

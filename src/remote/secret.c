@@ -9,6 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/beneath.h"
+
+#define FLAGS (O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK)
+
 // The part after `form`, or false.
 static bool after(struct td_str ref, struct td_str form, struct td_str *rest) {
     if (!td_str_starts(ref, form) || ref.n == form.n)
@@ -17,15 +21,10 @@ static bool after(struct td_str ref, struct td_str form, struct td_str *rest) {
     return memchr(rest->p, 0, rest->n) == NULL;
 }
 
-// A credential's name is one path component (systemd.exec(5)).
-static bool is_component(struct td_str name) {
-    return name.n && name.n < 256 && !memchr(name.p, '/', name.n) && !td_str_is(name, ".") && !td_str_is(name, "..");
-}
-
 bool td_secret_is_ref(struct td_str ref) {
     struct td_str rest;
     return after(ref, TD_STR("env:"), &rest) || after(ref, TD_STR("file:"), &rest) ||
-           (after(ref, TD_STR("credential:"), &rest) && is_component(rest));
+           (after(ref, TD_STR("credential:"), &rest) && td_is_component(rest));
 }
 
 static enum td_err take(struct td_str raw, const char *what, struct td_secret *out, struct td_error *e) {
@@ -44,12 +43,12 @@ static enum td_err take(struct td_str raw, const char *what, struct td_secret *o
     return TD_OK;
 }
 
-static enum td_err read_file(const char *path, bool strict, struct td_secret *out, struct td_error *e) {
+// Takes over `fd`, of the file at `path`; -1: it could not be opened.
+static enum td_err read_file(int fd, const char *path, bool strict, struct td_secret *out, struct td_error *e) {
     char bytes[TD_SECRET_BYTES_MAX + 2];
     struct stat st;
     size_t n = 0;
     enum td_err err;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0)
         return td_error_set(e, TD_ERR_CONFIG, "the secret file %s: %s", path, strerror(errno));
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
@@ -85,13 +84,13 @@ enum td_err td_secret_resolve(struct td_str ref, struct td_secret *out, struct t
     char name[4096], what[4200];
     *out = (struct td_secret){NULL, 0};
     bool env = after(ref, TD_STR("env:"), &rest), file = !env && after(ref, TD_STR("file:"), &rest);
-    if (!env && !file && (!after(ref, TD_STR("credential:"), &rest) || !is_component(rest)))
+    if (!env && !file && (!after(ref, TD_STR("credential:"), &rest) || !td_is_component(rest)))
         return td_error_set(e, TD_ERR_CONFIG, "a secret is env:NAME, file:PATH or credential:NAME");
     if (rest.n >= sizeof name)
         return td_error_set(e, TD_ERR_CONFIG, "a secret's reference is too long");
     snprintf(name, sizeof name, "%.*s", TD_STR_ARG(rest));
     if (file)
-        return read_file(name, true, out, e);
+        return read_file(open(name, FLAGS), name, true, out, e);
     if (env) {
         const char *value = getenv(name);
         if (!value)
@@ -105,8 +104,15 @@ enum td_err td_secret_resolve(struct td_str ref, struct td_secret *out, struct t
     int n = snprintf(what, sizeof what, "%s/%s", directory, name);
     if (n < 0 || (size_t)n >= sizeof what)
         return td_error_set(e, TD_ERR_CONFIG, "credential:%.100s: the path is too long", name);
-    // The service manager made that directory for this service alone and owns its modes.
-    return read_file(what, false, out, e);
+    // The service manager made that directory for this service alone and owns its modes. A credential's name is one
+    // component of a path (systemd.exec(5)).
+    int folder = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    int fd = folder < 0 ? -1 : td_beneath_open(folder, name, FLAGS, 0);
+    int problem = errno;
+    if (folder >= 0)
+        close(folder);
+    errno = problem;
+    return read_file(fd, what, false, out, e);
 }
 
 void td_secret_finish(struct td_secret *s) {

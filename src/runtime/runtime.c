@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/part_name.h"
 #include "base/time.h"
 #include "remote/secret.h"
 #include "runtime/call.h"
@@ -322,7 +323,8 @@ static void preload_small_models(struct td_runtime *rt) {
         char path[PATH_MAX];
         struct stat s;
         struct td_error e;
-        if (t->provider != TD_PROVIDER_LLAMA || t->model.n >= sizeof path)
+        struct td_part_name part; // small parts do not make a small model
+        if (t->provider != TD_PROVIDER_LLAMA || t->model.n >= sizeof path || td_part_name_read(t->model, &part))
             continue;
         memcpy(path, t->model.p, t->model.n);
         path[t->model.n] = 0;

@@ -4,14 +4,15 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:https";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { ROOT, TANDEM, scratch, tandem, until } from "./lib.mjs";
 
 const dir = scratch();
-const model = readFileSync(join(ROOT, "models/starter.gguf"));
+const model = readFileSync(join(ROOT, "models/starter.gguf")), whole = model;
+const files = {}; // by name, where it is not the model
 const sha = createHash("sha256").update(model).digest("hex");
 execFileSync("openssl", ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
   "-keyout", join(dir, "key.pem"), "-out", join(dir, "ca.pem"), "-subj", "/CN=127.0.0.1",
@@ -25,10 +26,12 @@ const server = createServer({ key: readFileSync(join(dir, "key.pem")), cert: rea
   seen.push({ url: q.url, range: q.headers.range, ifRange: q.headers["if-range"], auth: q.headers.authorization });
   if (listing[q.url]) return r.end(JSON.stringify(listing[q.url]));
   if (!q.url.endsWith(".gguf")) return r.writeHead(404).end();
+  const model = files[q.url.split("/").at(-1)] ?? whole;
   const step = plan.shift();
   if (typeof step === "function") return step(q, r);
   const asked = /^bytes=(\d+)-$/.exec(q.headers.range ?? "");
   const from = asked && q.headers["if-range"] === etag ? Number(asked[1]) : 0;
+  if (from >= model.length) return r.writeHead(416, { "content-range": `bytes */${model.length}` }).end();
   const head = { "content-type": "application/octet-stream", etag, "content-length": model.length - from };
   if (from) head["content-range"] = `bytes ${from}-${model.length - 1}/${model.length}`;
   r.writeHead(from ? 206 : 200, head);
@@ -154,6 +157,100 @@ test("from a folder; add, list, use by name, rm", async () => {
   assert.equal((await h.run("rm", "model.gguf")).code, 0);
   assert.ok(!existsSync(h.file));
   assert.equal((await h.run("rm", "model.gguf")).code, 1);
+});
+
+const parts = (stem, n) => Array.from({ length: n }, (_, i) => `${stem}-0000${i + 1}-of-0000${n}.gguf`);
+function splitInto(folder, stem, n) {
+  execFileSync(join(process.env.BUILD, "tests/support/split_gguf"), [join(ROOT, "models/starter.gguf"), join(folder, stem), String(n)]);
+  return parts(stem, n).map((name) => ({ name, bytes: readFileSync(join(folder, name)) }));
+}
+const digestOf = (list) => list.reduce((h, p) => h.update(p.bytes), createHash("sha256")).digest("hex");
+
+test("a model in parts: all are fetched, a cut one goes on, a whole one is not fetched again, all are verified, used, removed", async () => {
+  const h = home();
+  const list = splitInto(h.path, "big", 3), all = digestOf(list);
+  for (const p of list) files[p.name] = p.bytes;
+  const failure = (q, r) => r.writeHead(404).end(); // the second part, in the first run
+  plan = [undefined, 200_000, failure];
+  let r = await h.run("pull", `${base}/dir/big-00001-of-00003.gguf`, "--sha256", all);
+  assert.equal(r.code, 1, r.stderr);
+  const models = join(h.data, "models");
+  assert.deepEqual(readdirSync(models).filter((f) => !f.includes("part")), [], "no half model is in place");
+  seen = []; plan = [];
+  r = await h.run("pull", `${base}/dir/big-00001-of-00003.gguf`, "--sha256", all, "--json");
+  assert.equal(r.code, 0, r.stderr);
+  assert.deepEqual(JSON.parse(r.stdout), { name: "big-00001-of-00003.gguf", sha256: all,
+    bytes: list.reduce((n, p) => n + p.bytes.length, 0), verified: true });
+  assert.deepEqual(seen.map((s) => [s.url, s.range]), [["/dir/" + list[0].name, `bytes=${list[0].bytes.length}-`],
+    ["/dir/" + list[1].name, "bytes=200000-"], ["/dir/" + list[2].name, undefined]]);
+  assert.deepEqual(readdirSync(models).sort(), list.map((p) => p.name));
+  for (const p of list) assert.ok(readFileSync(join(models, p.name)).equals(p.bytes), p.name);
+  writeFileSync(join(h.path, "tandem.yaml"), `version: 1\ndata_dir: ${h.data}\ntargets:\n` +
+    `  - {name: mine, tier: device, provider: llama, model: big-00001-of-00003.gguf}\n`);
+  const asked = await tandem(["ask", "--json", "set a timer for 10 minutes"], { env: h.env, cwd: h.path });
+  assert.equal(asked.code, 0, asked.stderr);
+  assert.match(asked.stdout, /"target":"mine"/);
+  assert.equal((await h.run("rm", "big-00001-of-00003.gguf")).code, 0);
+  assert.deepEqual(readdirSync(models), []);
+});
+
+test("a model in parts: from a repository and a folder, where it counts as one; added; a wrong digest leaves nothing", async () => {
+  const h = home();
+  mkdirSync(join(h.path, "usb"));
+  const list = splitInto(join(h.path, "usb"), "m", 2), all = digestOf(list);
+  for (const p of list) files[p.name] = p.bytes;
+  const oid = (p) => createHash("sha256").update(p.bytes).digest("hex");
+  const entries = list.map((p) => ({ path: `Q4/${p.name}`, lfs: { oid: oid(p), size: p.bytes.length } }));
+  listing["/api/models/maker/parts/tree/main?recursive=true"] = entries;
+  let r = await h.run("pull", "maker/parts", "--json");
+  assert.equal(r.code, 0, r.stderr);
+  assert.equal(JSON.parse(r.stdout).sha256, all);
+  assert.equal(JSON.parse(r.stdout).verified, true);
+  assert.equal((await h.run("rm", list[0].name)).code, 0);
+  listing["/api/models/maker/parts/tree/main?recursive=true"] = entries.slice(0, 1);
+  r = await h.run("pull", "maker/parts");
+  assert.match(r.stderr, /part 2 of 2 is not in the repository/);
+  listing["/api/models/maker/parts/tree/main?recursive=true"] = [entries[0], { ...entries[1], lfs: { oid: "0".repeat(64) } }];
+  assert.match((await h.run("pull", "maker/parts:Q4/m-00001-of-00002.gguf")).stderr, /SHA-256 is .* expected 0000/);
+  r = await h.run("pull", join(h.path, "usb"), "--sha256", "0".repeat(64));
+  assert.match(r.stderr, /SHA-256 of all parts is .* expected 0000/);
+  assert.deepEqual(readdirSync(join(h.data, "models")).filter((f) => !f.startsWith("m-00001")), []);
+  assert.equal((await h.run("pull", join(h.path, "usb"), "--sha256", all)).code, 0);
+  assert.deepEqual(readdirSync(join(h.data, "models")).sort(), list.map((p) => p.name));
+  r = await h.run("add", join(h.path, "usb", list[0].name), "--name", "added", "--json");
+  assert.equal(JSON.parse(r.stdout).sha256, all);
+  assert.equal((await h.run("rm", "added")).code, 0);
+  assert.equal(readdirSync(join(h.path, "usb")).length, 2);
+  assert.match((await h.run("add", join(h.path, "usb", list[1].name))).stderr, /name the first/);
+  rmSync(join(h.path, "usb", list[1].name));
+  assert.equal((await h.run("add", join(h.path, "usb", list[0].name))).code, 2);
+});
+
+test("no link in the models' folder leads a download, a removal or a name out of it", async () => {
+  const h = home();
+  const models = join(h.data, "models"), victim = join(h.path, "victim");
+  mkdirSync(models, { recursive: true, mode: 0o700 });
+  writeFileSync(victim, "precious");
+  for (const name of ["model.gguf.part", "model.gguf.part.etag"]) {
+    symlinkSync("../../victim", join(models, name));
+    const r = await h.run("pull", `${base}/model.gguf`);
+    assert.equal(readFileSync(victim, "utf8"), "precious", name);
+    if (name.endsWith(".part")) assert.equal(r.code, 1);
+    rmSync(join(models, name), { force: true });
+  }
+  rmSync(h.file);
+  symlinkSync(victim, h.file); // is replaced, not written through
+  assert.equal((await h.run("pull", `${base}/model.gguf`)).code, 0);
+  assert.equal(readFileSync(victim, "utf8"), "precious");
+  assert.equal(digest(h.file), sha);
+  rmSync(h.file);
+  symlinkSync(join(ROOT, "models/starter.gguf"), h.file); // a name in the configuration is no way out either
+  writeFileSync(join(h.path, "tandem.yaml"), `version: 1\ndata_dir: ${h.data}\ntargets:\n` +
+    `  - {name: mine, tier: device, provider: llama, model: model.gguf}\n`);
+  const list = JSON.parse((await tandem(["models", "list", "--json"], { env: h.env, cwd: h.path })).stdout);
+  assert.equal(list.targets[0].found, false);
+  for (const bad of ["maker", "maker/..", "maker/.hidden", "ma?ker/x", "maker/x#y", "maker/a b"])
+    assert.equal((await h.run("pull", bad)).code, 2, bad);
 });
 
 test("the progress bar, on a terminal only", async () => {
