@@ -8,7 +8,9 @@ static int run_completion(int argc, char **argv) {
 }
 
 static int run_man(int argc, char **argv) {
-    (void)argc, (void)argv;
+    (void)argv;
+    if (argc != 0)
+        return td_cli_fail(TD_EXIT_USAGE, "man takes no arguments");
     td_cli_man(stdout);
     return TD_EXIT_OK;
 }

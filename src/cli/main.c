@@ -97,7 +97,8 @@ static void help_options(const struct td_opt *options, FILE *out) {
 }
 
 void td_cli_help(const struct td_command *command, FILE *out) {
-    fprintf(out, "usage: tandem %s [options] %s\n\n%s.\n", command->name, command->arguments, command->help);
+    fprintf(out, "usage: tandem %s [options]%s%s\n\n%s.\n", command->name, *command->arguments ? " " : "",
+            command->arguments, command->help);
     if (command->details)
         fprintf(out, "\n%s\n", command->details);
     if (command->options && command->options->name) {
