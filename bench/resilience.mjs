@@ -8,6 +8,7 @@
 //   overload  ten times what the device can serve: goodput, latency of those let in, who is turned away
 import { spawn } from "node:child_process";
 import { Agent, request } from "node:http";
+import { networkInterfaces } from "node:os";
 import { join, resolve } from "node:path";
 import { performance } from "node:perf_hooks";
 
@@ -67,26 +68,45 @@ async function cancel() {
   await t.stop();
 }
 
-async function gone() {
-  const url = await blackHole("127.0.0.1");
-  if (!url) return console.log("no black hole to be had here");
-  const up = await startUpstream("--tokens", "20");
-  const edge = remote("edge", up.url).replace("0.9", "0.3"), prefer = { prefer: "quality" };
-  const timed = async (t) => {
-    const from = performance.now(), r = await t.post({ model: "auto", messages: user("x"), tandem: prefer });
-    const body = await r.json();
-    return { ms: performance.now() - from, tried: body.tandem.attempts.some((a) => a.target === "cloud") };
-  };
-  const well = await startTandem(`targets:\n${edge}`), plain = [], first = [], later = [];
-  for (let i = 0; i < 220; i++) { const x = await timed(well); if (i >= 20) plain.push(x.ms); }
-  await well.stop();
-  for (let run = 0; run < 3; run++) {
-    const t = await startTandem(`targets:\n${edge}${remote("cloud", url)}`);
-    first.push((await timed(t)).ms);
-    for (let i = 0; i < 200; i++) { const x = await timed(t); if (!x.tried) later.push(x.ms); }
-    await t.stop();
+// One request: until its first text (only of a stream), until its end, and who was tried.
+async function timed(t, stream) {
+  const from = performance.now(), r = await t.post({ model: "auto", stream, messages: user("x"), tandem: { prefer: "quality" } });
+  let first = 0, text = "";
+  for await (const piece of r.body.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    if (stream && !first && text.includes('"content":"')) first = performance.now() - from;
   }
-  console.log(`network gone → first answer: ${figure(first)}; connect budget 2000 ms`);
+  const last = stream ? text.split("\n").findLast((l) => l.startsWith("data: {")).slice(6) : text;
+  return { first, ms: performance.now() - from, tried: JSON.parse(last).tandem.attempts.filter((a) => a.target !== "edge").length };
+}
+
+async function gone() {
+  // Beyond this machine, so that it speaks for the network.
+  const address = Object.values(networkInterfaces()).flat().find((a) => !a.internal && a.family === "IPv4")?.address;
+  const url = await blackHole(address ?? "127.0.0.1");
+  if (!url) return console.log("no black hole to be had here");
+  const up = await startUpstream("--tokens", "20", "--first-token-ms", "30", "--token-ms", "2");
+  const edge = remote("edge", up.url).replace("0.9", "0.3");
+  const well = await startTandem(`targets:\n${edge}`), plain = [], later = [];
+  for (let i = 0; i < 220; i++) { const x = await timed(well, i % 2 === 1); if (i >= 20) plain.push(x.ms); }
+  await well.stop();
+  for (const [clouds, known] of [[1, false], [1, true], [2, true]]) {
+    const first = { stream: [], whole: [], end: [] };
+    for (let run = 0; run < 6; run++) {
+      const more = Array.from({ length: clouds }, (_, i) => remote(`cloud${i}`, url, ", insecure: true")).join("");
+      const t = await startTandem(`targets:\n${edge}${more}`), stream = run % 2 === 1;
+      for (let i = 0; known && i < 20; i++) await (await t.post({ model: "edge", stream: true, messages: user("x") })).text();
+      const x = await timed(t, stream);
+      if (!x.tried) throw new Error("bench/resilience: the first request did not try the cloud");
+      first[stream ? "stream" : "whole"].push(stream ? x.first : x.ms);
+      if (stream) first.end.push(x.ms);
+      for (let i = 0; i < 34; i++) { const y = await timed(t, i % 2 === 1); if (!y.tried) later.push(y.ms); }
+      await t.stop();
+    }
+    console.log(`network gone, ${clouds} cloud target(s), fallback ${known ? "known" : "never asked before"}; connect budget 2000 ms`);
+    console.log(`  first request, whole answer: ${figure(first.whole)}`);
+    console.log(`  first request, streamed, first text: ${figure(first.stream)}; end: ${figure(first.end)}`);
+  }
   console.log(`later ones: ${figure(later)}; where no such target is configured: ${figure(plain)}`);
 }
 

@@ -21,6 +21,7 @@ struct td_attempt_spec {
     const char *exchange_id;     // for the log
     const char *idempotency_key; // NULL none
     uint64_t deadline_ns;        // monotonic, absolute; 0 none
+    uint32_t connect_ms;         // remote: less than the target's own limit; 0 that one
     bool want_tokens;            // hand up probabilities (cascade, logprobs)
     bool raw;                    // remote: events carry the provider's own chunk (client and provider speak the same)
     uint32_t choices;            // asked for; 0 counts as 1

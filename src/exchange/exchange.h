@@ -181,6 +181,7 @@ struct td_x_start {
     uint32_t max_tokens;  // what remains of the request's max_tokens; 0 the request gave none
     struct td_str prefix; // CONTINUE: the answer so far as the client saw it, to be transformed again; in the arena
     struct td_str draft;  // REFINE: what the draft has so far, for policies that pass it on; may be empty; in the arena
+    uint32_t connect_ms;  // its connection must be there by then: others are left; 0 the target's own limit
     uint64_t deadline_ns; // monotonic; 0 none
 };
 

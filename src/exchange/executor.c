@@ -147,6 +147,8 @@ static bool start(struct td_exchange *x, uint32_t step, enum td_x_role role) {
     x->attempts[x->attempt_count++] = a;
     x->retries_used += s->tries > 0;
     s->state = TD_X_STEP_BUSY;
+    if (free_step(x) >= 0)
+        a->connect_ms = x->hung ? planned->connect_late_ms : planned->connect_ms;
     struct td_x_start *effect = &td_x_effect_add(x, TD_X_DO_START)->start;
     *effect = (struct td_x_start){.attempt = a->rec.attempt,
                                   .step = step,
@@ -157,6 +159,7 @@ static bool start(struct td_exchange *x, uint32_t step, enum td_x_role role) {
                                   .max_tokens = tokens_left(x, role),
                                   .prefix = prefix,
                                   .draft = draft,
+                                  .connect_ms = a->connect_ms,
                                   .deadline_ns = x->deadline_ns};
     s->tries++;
     return true;
@@ -522,6 +525,11 @@ static void after_failure(struct td_exchange *x, struct td_x_attempt *a, enum td
     proceed(x, was_draft ? -1 : again);
 }
 
+static bool hung(const struct td_exchange *x, const struct td_x_attempt *a, enum td_err code) {
+    uint64_t limit_ms = a->connect_ms ? a->connect_ms : td_x_target(x, a)->timeouts.connect_ms;
+    return (code == TD_ERR_CONNECT || code == TD_ERR_DNS) && x->now_ns - a->rec.start_ns >= limit_ms * TD_MS_NS / 2;
+}
+
 void td_x_on_fault(struct td_exchange *x, struct td_x_attempt *a, enum td_err code, int http_status,
                    uint32_t retry_after_ms, struct td_str message) {
     uint32_t max = x->request->max_tokens;
@@ -536,6 +544,7 @@ void td_x_on_fault(struct td_exchange *x, struct td_x_attempt *a, enum td_err co
     }
     a->rec.http_status = http_status;
     a->rec.retry_after_ms = retry_after_ms;
+    x->hung |= hung(x, a, code);
     bool declined = code == TD_ERR_NOT_FOR_ME;
     td_x_attempt_close(x, a, declined ? TD_X_OUTCOME_DECLINED : TD_X_OUTCOME_FAILED, code);
     after_failure(x, a, code, message);

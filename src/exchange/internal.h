@@ -72,6 +72,7 @@ struct td_x_attempt {
     bool whole_only; // progressive: compared only when it ends (it, or the draft, has more than text)
     bool stop_hit;   // a stop string that began before the cut ended in its text
     uint64_t sent_ns, last_ns;
+    uint32_t connect_ms; // its limit; 0 the target's own
     struct td_x_store store;
     uint32_t content_choices, finished_choices; // bits
     enum td_finish finishes[TD_CHOICES_MAX];
@@ -121,6 +122,7 @@ struct td_exchange {
     uint64_t shut; // bits of targets never to be asked again
     uint32_t retries_used;
     int lead, draft;
+    bool hung;        // a connection was waited for in vain: the next will not be waited for as long
     bool escalated;   // the draft is reserve only
     bool trusted;     // cascade, not streamed: the draft is the answer once it is whole
     bool refine_over; // progressive: nobody is left who could give a better answer

@@ -78,6 +78,10 @@ static uint64_t sooner(uint64_t a, uint64_t b) {
     return !a ? b : !b || a < b ? a : b;
 }
 
+static uint32_t connect_ms(const struct td_attempt *a) {
+    return a->spec.connect_ms ? a->spec.connect_ms : a->spec.target->timeouts.connect_ms;
+}
+
 // The next moment at which something is too late, and what it would be.
 static uint64_t due_at(const struct td_attempt *a, enum td_err *what) {
     const struct td_timeouts *t = &a->spec.target->timeouts;
@@ -91,7 +95,7 @@ static uint64_t due_at(const struct td_attempt *a, enum td_err *what) {
     if (a->paused)
         at = 0;
     else if (!a->x.connected)
-        *what = a->x.state == TD_XFER_RESOLVING ? TD_ERR_DNS : TD_ERR_CONNECT, at = start + t->connect_ms * TD_MS_NS;
+        *what = a->x.state == TD_XFER_RESOLVING ? TD_ERR_DNS : TD_ERR_CONNECT, at = start + connect_ms(a) * TD_MS_NS;
     else if (a->spec.stream && !a->stats.first_ns)
         *what = TD_ERR_FIRST_TOKEN, at = a->x.connected_ns + t->first_token_ms * TD_MS_NS;
     else if (a->body_begun)
@@ -212,10 +216,10 @@ static void on_time(void *arg) {
         td_name_doubt(a->route->place.name);
     switch (what) {
     case TD_ERR_DNS:
-        snprintf(text, sizeof text, "no answer from the name servers within %u ms", t->connect_ms);
+        snprintf(text, sizeof text, "no answer from the name servers within %u ms", connect_ms(a));
         break;
     case TD_ERR_CONNECT:
-        snprintf(text, sizeof text, "no connection within %u ms", t->connect_ms);
+        snprintf(text, sizeof text, "no connection within %u ms", connect_ms(a));
         break;
     case TD_ERR_FIRST_TOKEN:
         snprintf(text, sizeof text, "no first token within %u ms", t->first_token_ms);

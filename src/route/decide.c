@@ -13,6 +13,10 @@
 #define COMMAND_TOKENS_MAX 2000u // without the tools offered; system prompt included
 #define CONTEXT_SLACK 8u         // the token estimate may be off by an eighth: the target itself counts exactly
 #define BATTERY_LOW_PERCENT 10u  // large local models would empty it
+#define CONNECT_SLACK 20u        // a twentieth of the connect budget for what lies between two attempts
+#define CONNECT_TIMES 2u         // slowest connecting seen lately, and this often, is always waited for
+#define CONNECT_LATE 8u          // an eighth of it for the next one, after one that hung
+#define CONNECT_ROUNDS 4u        // a name, TCP, TLS and some air, where only the link's round trip is known
 
 static const struct {
     double quality, latency, cost;
@@ -413,6 +417,56 @@ static bool is_degraded(const struct decision *d) {
     return false;
 }
 
+// Until its answer is there: the first token of a stream, else all of it; rather late than usual.
+static uint64_t answer_ms(const struct decision *d, uint32_t target) {
+    const struct td_target *t = &d->p->targets[target];
+    const struct td_target_state *s = &d->w->targets[target];
+    uint64_t ms = d->plan->verdicts[target].latency_ms;
+    if (s->ttft_ms_p95 > s->ttft_ms_p50)
+        ms += s->ttft_ms_p95 - s->ttft_ms_p50;
+    if (!d->f->stream)
+        ms += (uint64_t)d->f->output_tokens * per_token_us(t, s) / 1000;
+    return ms;
+}
+
+// What making a connection takes, with room to spare; 0 unknown.
+static uint64_t connecting_ms(const struct decision *d, const struct td_target *t) {
+    const struct td_target_state *s = &d->w->targets[t->index];
+    return s->connect_ms_p95 ? (uint64_t)CONNECT_TIMES * s->connect_ms_p95
+           : t->loopback     ? 0
+                             : (uint64_t)CONNECT_ROUNDS * d->w->link.rtt_ms;
+}
+
+static uint32_t at_most(uint64_t ms, uint32_t limit) {
+    return ms < limit ? (uint32_t)ms : limit;
+}
+
+// Whoever finds the network gone is still answered within the connect budget. What is left then is the first later step
+// on this machine: it gets the time that it needs, and those before it enough to show that their connection is better.
+// Together that is half of the budget at most, and a connection that has been taking long lately is waited for
+// nevertheless.
+static void limit_connecting(const struct decision *d, uint32_t place) {
+    struct td_plan *plan = d->plan;
+    struct td_step *step = &plan->steps[place];
+    const struct td_target *t = &d->p->targets[step->target];
+    uint32_t budget = t->timeouts.connect_ms;
+    uint64_t known = connecting_ms(d, t), reserve = budget / CONNECT_SLACK;
+    if (place + 1 >= plan->step_count)
+        return;
+    uint32_t last = place + 1;
+    while (last + 1 < plan->step_count && !d->p->targets[plan->steps[last].target].loopback)
+        reserve += plan->steps[last++].connect_late_ms;
+    if (!d->p->targets[plan->steps[last].target].loopback) {
+        last = place + 1; // all are far away: the next one may do
+        reserve = budget / CONNECT_SLACK;
+    }
+    reserve += answer_ms(d, plan->steps[last].target);
+    step->connect_ms = budget - at_most(reserve, budget / 2);
+    step->connect_late_ms = at_most(known ? known : budget / CONNECT_LATE, step->connect_ms);
+    if (known > step->connect_ms)
+        step->connect_ms = at_most(known, budget);
+}
+
 static void write_steps(struct decision *d) {
     struct td_plan *plan = d->plan;
     enum td_mode mode = choose_mode(d);
@@ -426,12 +480,15 @@ static void write_steps(struct decision *d) {
         }
         v->taken = true;
         v->reason = step_reason(d, mode, i, d->ranked[i]);
-        plan->steps[i] = (struct td_step){d->ranked[i], v->reason, d->ranked_count == 1 ? 2 : 1};
+        plan->steps[i] =
+            (struct td_step){.target = d->ranked[i], .reason = v->reason, .retries_max = d->ranked_count == 1 ? 2 : 1};
         plan->step_count++;
     }
     for (uint32_t i = 0; i < d->p->target_count; i++)
         if (d->allowed >> i & 1 && !plan->verdicts[i].taken)
             plan->verdicts[i].reason = TD_REASON_RANKED_OUT;
+    for (uint32_t i = plan->step_count; i-- > 0;)
+        limit_connecting(d, i);
     if (plan->step_count) {
         double own = d->p->targets[plan->steps[0].target].cascade_threshold;
         plan->cascade_threshold = own == own ? own : d->p->cascade_threshold;

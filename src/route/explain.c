@@ -239,8 +239,9 @@ enum td_err td_explain_json(const struct td_plan *plan, const struct td_policy *
     for (uint32_t k = 0; k < plan->step_count; k++) {
         TRY(td_buf_addz(out, k ? ",{\"target\":" : "{\"target\":"));
         TRY(td_buf_add_json(out, p->targets[plan->steps[k].target].name));
-        TRY(td_buf_printf(out, ",\"reason\":\"%s\",\"retries_max\":%u}", td_reason_word(plan->steps[k].reason),
-                          plan->steps[k].retries_max));
+        TRY(td_buf_printf(out, ",\"reason\":\"%s\",\"retries_max\":%u,\"connect_ms\":%u,\"connect_late_ms\":%u}",
+                          td_reason_word(plan->steps[k].reason), plan->steps[k].retries_max, plan->steps[k].connect_ms,
+                          plan->steps[k].connect_late_ms));
     }
     TRY(td_buf_addz(out, "],\"targets\":["));
     for (uint32_t i = 0; i < plan->verdict_count; i++) {

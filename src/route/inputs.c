@@ -64,6 +64,7 @@ static const struct field state_fields[] = {
     F("ttft50", FIELD_U32, ttft_ms_p50),
     F("ttft95", FIELD_U32, ttft_ms_p95),
     F("itl50", FIELD_U32, itl_us_p50),
+    F("connect95", FIELD_U32, connect_ms_p95),
     F("load", FIELD_U32, load_ms),
     F("active", FIELD_U32, active),
     F("queued", FIELD_U32, queued),

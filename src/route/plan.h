@@ -22,6 +22,9 @@ struct td_step {
     uint32_t target; // index
     enum td_reason reason;
     uint32_t retries_max; // same target again, before the next step
+    // While a later step is left its connection must be there by then; after another's hung, by the second. 0: the
+    // target's own limit.
+    uint32_t connect_ms, connect_late_ms;
 };
 
 struct td_plan {

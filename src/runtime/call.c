@@ -388,7 +388,10 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
         struct td_health_outcome o = {.code = health_code(r),
                                       .retry_after_ms = r->retry_after_ms,
                                       .probe = s->admission.probe,
-                                      .answered = r->http_status != 0 || r->first_ns != 0};
+                                      .answered = r->http_status != 0 || r->first_ns != 0,
+                                      .connect_limit_ms = s->start.connect_ms};
+        if (s->has_stats && !s->stats.reused_connection && s->stats.connected_ns > s->stats.start_ns)
+            o.connect_us = (s->stats.connected_ns - s->stats.start_ns) / 1000;
         if (r->end_ns > r->start_ns)
             o.duration_us = (r->end_ns - r->start_ns) / 1000;
         if (r->first_ns > r->start_ns)

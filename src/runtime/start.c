@@ -327,6 +327,7 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
                            : call->replay       ? call->replay->idempotency_key.p
                                                 : call->exchange_id,
         .deadline_ns = slot->start.deadline_ns,
+        .connect_ms = slot->start.connect_ms,
         .want_tokens = slot->start.want_tokens || call->request.logprobs,
         .raw = same_dialect(call, target),
         .choices = call->request.n,

@@ -49,7 +49,7 @@ struct entry {
     uint64_t shrunk_ns;
     bool local;
     // latency
-    struct td_quantile ttft_ms, itl_us;
+    struct td_quantile ttft_ms, itl_us, connect_ms;
     // local model
     bool model_known, ready, loaded;
     uint32_t load_ms, context, capabilities_absent;
@@ -309,9 +309,10 @@ static void set_link(struct td_health *h, bool up, uint64_t now_ns) {
 // a refused connection only when no other remote target is left that might answer.
 static bool speaks_against_link(struct td_health *h, const struct td_target *t, const struct td_health_outcome *o,
                                 uint64_t now_ns) {
+    uint64_t limit_ms = o->connect_limit_ms ? o->connect_limit_ms : t->timeouts.connect_ms;
     if (h->answered_ns && now_ns < h->answered_ns + LINK_QUIET_NS)
         return false;
-    if (o->code == TD_ERR_DNS || o->duration_us >= (uint64_t)t->timeouts.connect_ms * 800)
+    if (o->code == TD_ERR_DNS || o->duration_us >= limit_ms * 800)
         return true;
     for (uint32_t i = 0; i < atomic_load(&h->count); i++) {
         struct entry *e = atomic_load(&h->entries[i]);
@@ -435,6 +436,8 @@ void td_health_end(struct td_health *h, const struct td_target *t, const struct 
     }
     if (o->itl_us)
         td_quantile_add(&e->itl_us, o->itl_us);
+    if (o->connect_us)
+        td_quantile_add(&e->connect_ms, (o->connect_us + 999) / 1000);
     if (!is_silent(o->code))
         count_outcome(e, o->code, now_ns);
     if (wait_ms && now_ns + wait_ms * TD_MS_NS > e->retry_after_until_ns)
@@ -503,6 +506,7 @@ static void write_state(struct entry *e, bool batch, uint64_t now_ns, struct td_
         .ttft_ms_p50 = td_quantile_at(&e->ttft_ms, 500000),
         .ttft_ms_p95 = td_quantile_at(&e->ttft_ms, 950000),
         .itl_us_p50 = td_quantile_at(&e->itl_us, 500000),
+        .connect_ms_p95 = td_quantile_at(&e->connect_ms, 950000),
         .load_ms = e->load_ms,
         .active = running,
         .queued = e->active - running,

@@ -40,13 +40,15 @@ struct td_admission td_health_admit(struct td_health *health, const struct td_ta
                                     uint64_t now_ns);
 
 struct td_health_outcome {
-    enum td_err code;        // TD_OK; TD_ERR_CANCELLED says nothing about the target
-    uint32_t retry_after_ms; // the server's; 0 none
-    bool probe;              // as admitted
-    bool answered;           // any byte of a response came: the link works
-    uint64_t ttft_us;        // 0 no first token
-    uint64_t itl_us;         // mean time per token after the first; 0 unknown
-    uint64_t duration_us;    // of the attempt; tells a connection that hung from one that was refused
+    enum td_err code;          // TD_OK; TD_ERR_CANCELLED says nothing about the target
+    uint32_t retry_after_ms;   // the server's; 0 none
+    bool probe;                // as admitted
+    bool answered;             // any byte of a response came: the link works
+    uint64_t ttft_us;          // 0 no first token
+    uint64_t itl_us;           // mean time per token after the first; 0 unknown
+    uint64_t duration_us;      // of the attempt; tells a connection that hung from one that was refused
+    uint64_t connect_us;       // of a new connection; 0 none was made
+    uint32_t connect_limit_ms; // how long it could take; 0 timeouts.connect_ms
 };
 void td_health_end(struct td_health *health, const struct td_target *target, const struct td_health_outcome *outcome,
                    uint64_t now_ns);

@@ -17,6 +17,7 @@ struct td_target_state {
     uint32_t retry_after_ms;           // from now, the server's own wish; 0 none
     uint32_t ttft_ms_p50, ttft_ms_p95; // measured; 0 unknown
     uint32_t itl_us_p50;               // time per output token, microseconds; 0 unknown
+    uint32_t connect_ms_p95;           // of new connections, TLS included; 0 unknown
     uint32_t load_ms;                  // llama: expected loading time when not loaded
     uint32_t active, queued;           // attempts now
     uint32_t failures_ppm;             // recent share of failed attempts

@@ -44,7 +44,7 @@ async function firstPaysNextDoNot(t, up, { probes = 1 } = {}) {
   assert.equal(first.tandem.degraded, true);
   const tried = first.tandem.attempts[0];
   assert.equal(tried.target, "cloud");
-  assert.ok(tried.duration_ms <= CONNECT_MS + 1000, `it took ${tried.duration_ms} ms to find out`);
+  assert.ok(tried.duration_ms < CONNECT_MS, `it took ${tried.duration_ms} ms to find out: nothing of the budget is left for the answer`);
   let again = 0;
   for (let i = 0; i < 20; i++) {
     const next = await ask(t, i % 2 === 0);

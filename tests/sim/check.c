@@ -36,6 +36,17 @@ void check_start(struct sim *s, const struct td_x_start *start) {
         sim_fail(s, "the prefix is not what the client has");
     if (start->role == TD_X_ROLE_CONTINUE && (s->client.tool_n || s->request.n > 1 || start->prefix.n == 0))
         sim_fail(s, "continued what cannot be continued");
+    const struct td_step *step = &s->plan.steps[start->step];
+    s->connect_ms[start->attempt] = start->connect_ms;
+    if (start->connect_ms && start->connect_ms != (s->hung ? step->connect_late_ms : step->connect_ms))
+        sim_fail(s, "a connection is waited for as long as the plan does not say");
+    uint32_t others = 0;
+    for (uint32_t i = 0; i < s->plan.step_count; i++)
+        others += i != start->step && !(s->steps_started >> i & 1);
+    s->steps_started |= 1u << start->step;
+    if (start->attempt == 0 && s->plan.mode != TD_MODE_SINGLE && s->request.kind != TD_KIND_EMBEDDING && others &&
+        !start->connect_ms)
+        sim_fail(s, "the first connection may use up what the next one needs");
 }
 
 void check_heard(struct sim *s, uint32_t attempt, const struct td_event *ev) {
@@ -74,6 +85,10 @@ void check_record(struct sim *s, const struct td_x_record *r) {
         s->out |= 1u << r->step;
     if (r->outcome != TD_X_OUTCOME_FAILED)
         return;
+    uint32_t limit_ms =
+        s->connect_ms[r->attempt] ? s->connect_ms[r->attempt] : s->targets[r->target].timeouts.connect_ms;
+    s->hung |=
+        (r->code == TD_ERR_CONNECT || r->code == TD_ERR_DNS) && r->end_ns - r->start_ns >= limit_ms * TD_MS_NS / 2;
     if (s->first_fault == TD_OK)
         s->first_fault = r->code;
     bool asked_afresh = r->role == TD_X_ROLE_CONTINUE && r->code == TD_ERR_UPSTREAM_REQUEST;

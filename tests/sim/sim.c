@@ -126,8 +126,13 @@ static void draw_plan(struct sim *s) {
     bool errs = rng_chance(r, 10); // plans what the policy forbids: the door must not rely on plans
     for (uint32_t i = 0; i < TARGETS && p->step_count < most; i++)
         if (errs || td_policy_admits(&s->laws[0].config->policy, &s->ruling, &s->facts, &s->targets[order[i]], NULL) ==
-                        TD_REASON_CHOSEN)
-            p->steps[p->step_count++] = (struct td_step){.target = order[i], .retries_max = rng_below(r, 3)};
+                        TD_REASON_CHOSEN) {
+            p->steps[p->step_count] = (struct td_step){.target = order[i],
+                                                       .retries_max = rng_below(r, 3),
+                                                       .connect_ms = 1000 + p->step_count,
+                                                       .connect_late_ms = 100 + p->step_count};
+            p->step_count++;
+        }
     p->on_cut = (enum td_on_cut)(rng_chance(r, 70) ? TD_ON_CUT_CONTINUE : 1 + rng_below(r, 2));
     p->on_cut_min_quality = rng_chance(r, 20) ? 0.6 : 0;
     p->cascade_threshold = rng_chance(r, 10) ? 0 : 0.7;

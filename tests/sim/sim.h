@@ -119,7 +119,9 @@ struct sim {
     uint64_t shut, out, context_over; // bits of targets that must not be asked again; bits of steps refused by policy
     bool content_refused, context_hit;
     uint64_t not_before_ns[TARGETS];
-    uint64_t first_content_ns; // of the draft
+    uint64_t first_content_ns;                           // of the draft
+    uint32_t connect_ms[TD_ATTEMPTS_MAX], steps_started; // limits as given; bits
+    bool hung;                                           // a connection was waited for in vain
     bool cut_campaign;
     const char *failed; // the first broken invariant
 };

@@ -85,6 +85,8 @@ void run_open(struct run *r, const struct setup *s) {
         struct td_step *step = &r->plan.steps[r->plan.step_count++];
         step->target = *p == 'd' ? DEVICE : *p == 'c' ? CLOUD : *p == 's' ? SPARE : EDGE;
         step->retries_max = s->retries;
+        step->connect_ms = s->connect_ms;
+        step->connect_late_ms = s->connect_late_ms;
     }
     r->now_ns = TD_S_NS;
     struct td_x_config c = {.arena = &r->arena,
@@ -183,6 +185,8 @@ static void say_start(struct run *r, const struct td_x_start *s) {
         say(r, "<%.*s>", TD_STR_ARG(s->prefix));
     if (s->max_tokens)
         say(r, "max=%u", s->max_tokens);
+    if (s->connect_ms)
+        say(r, "connect=%u", s->connect_ms);
 }
 
 static void say_effect(struct run *r, const struct td_x_effect *e) {

@@ -15,8 +15,8 @@
 //   0:no,OVERLOAD                            REFUSED
 //   -retry +retry -hedge +hedge              the shared budgets (both have room at first)
 //
-// Trace: S start, X cancel, R record, P pause, U resume, Q outbox; B begin, "text", O origin, V revision, F finish,
-// D done (D~ degraded), E error; . end.
+// Trace: S start (with connect=MS where the attempt gets a limit of its own), X cancel, R record, P pause, U resume, Q
+// outbox; B begin, "text", O origin, V revision, F finish, D done (D~ degraded), E error; . end.
 #ifndef TD_TESTS_EXCHANGE_SCRIPT_H
 #define TD_TESTS_EXCHANGE_SCRIPT_H
 
@@ -34,6 +34,7 @@ struct setup {
     enum td_on_cut on_cut;
     double min_quality, threshold;
     uint32_t retries, hold_tokens, hold_ms, hedge_ms, refine_ms, max_tokens, n, context;
+    uint32_t connect_ms, connect_late_ms; // of every step
     uint64_t deadline_ms;
     enum td_format format;
     enum td_kind kind;

@@ -140,6 +140,7 @@ enum td_err take_start_body(struct take *t, struct drive *d, enum td_kind kind, 
                                    .grant = drive_grant(d, TD_GRANT_INFERENCE, TD_STR_NONE, bytes),
                                    .exchange_id = "exchange-1",
                                    .idempotency_key = "key-1",
+                                   .connect_ms = d->connect_ms,
                                    .on_event = on_event,
                                    .user = t};
     t->d = d;

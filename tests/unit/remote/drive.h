@@ -22,8 +22,9 @@ struct drive {
     const struct td_target *use; // the one for the next attempt; NULL: target
     char url[256], ca[128];
     struct td_timer *guard;
-    unsigned waiting; // attempts to wait for
-    bool strict;      // running out of time is a failure
+    uint32_t connect_ms; // of the next attempt
+    unsigned waiting;    // attempts to wait for
+    bool strict;         // running out of time is a failure
 };
 
 struct take { // one attempt and what it gave

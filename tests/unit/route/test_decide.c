@@ -404,6 +404,50 @@ static void what_was_never_written_is_refused(void **state) {
     td_config_unref(c);
 }
 
+// When the network is gone the device must still answer within the connect budget of 2 s.
+static void connecting_leaves_the_next_one_time(void **state) {
+    (void)state;
+    struct td_config *c = config_of(HOUSE);
+    struct td_facts f = facts_plain();
+    struct td_world w;
+    struct td_arena a;
+    const struct td_plan *plan;
+    td_arena_init(&a, 1 << 20);
+    world_well(c, &w);
+    f.model = TD_STR("us"); // then eu, then star, which is the device
+    f.data_class = TD_CLASS_PUBLIC;
+    f.stream = true;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->step_count, 3);
+    assert_int_equal(plan->steps[0].connect_ms, 2000 - 100 - 60 - 250); // slack, the device's first token, eu's try
+    assert_int_equal(plan->steps[1].connect_ms, 2000 - 100 - 60);
+    assert_int_equal(plan->steps[1].connect_late_ms, 250);
+    assert_int_equal(plan->steps[2].connect_ms, 0); // nobody is left behind it
+    w.targets[STAR].ttft_ms_p50 = 20;
+    w.targets[STAR].ttft_ms_p95 = 45;
+    w.targets[STAR].itl_us_p50 = 1000;
+    w.targets[EU].connect_ms_p95 = 60;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->steps[0].connect_ms, 2000 - 100 - 45 - 120);
+    f.stream = false; // then it is the whole answer that must be there
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->steps[1].connect_ms, 2000 - 100 - 45 - 200);
+    w.targets[STAR].itl_us_p50 = 100000; // it would take ten times the budget: half is enough
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->steps[1].connect_ms, 1000);
+    w.targets[EU].connect_ms_p95 = 800; // nor is a slow line given up before it can have answered
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->steps[1].connect_ms, 1600);
+    w.targets[EU].connect_ms_p95 = 1900;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->steps[1].connect_ms, 2000);
+    w.link.rtt_ms = 300;
+    assert_ok(td_decide(&f, &c->policy, &w, &a, &plan));
+    assert_int_equal(plan->steps[0].connect_ms, 1200);
+    td_arena_finish(&a);
+    td_config_unref(c);
+}
+
 static void unknown_models_are_unknown(void **state) {
     (void)state;
     struct td_config *c = config_of(HOUSE);
@@ -570,6 +614,7 @@ int main(void) {
         cmocka_unit_test(a_stored_decision_replays_byte_for_byte),
         cmocka_unit_test(a_row_replays_under_another_policy),
         cmocka_unit_test(what_was_never_written_is_refused),
+        cmocka_unit_test(connecting_leaves_the_next_one_time),
         cmocka_unit_test(unknown_models_are_unknown),
         cmocka_unit_test(equals_share_the_work),
         cmocka_unit_test(the_error_says_what_refused_whom),

@@ -316,6 +316,35 @@ static void a_dead_link_is_noticed_at_the_first_timeout(void **state) {
     td_health_destroy(h);
 }
 
+// An attempt that had less time than the target's own limit, because another was waiting.
+static void a_shorter_wait_speaks_against_the_link_too(void **state) {
+    (void)state;
+    struct td_target two[2] = {target("a", false), target("b", false)};
+    struct td_health *h = health_of(two, 2);
+    assert_true(td_health_admit(h, &two[0], false, false, t0).admitted);
+    struct td_health_outcome o = {.code = TD_ERR_CONNECT, .duration_us = 1100000};
+    td_health_end(h, &two[0], &o, t0 + 1100 * MS);
+    assert_true(td_health_link_up(h, NULL)); // 1.1 s of 2 s: refused late
+    assert_true(td_health_admit(h, &two[0], false, true, t0 + 2 * S).admitted);
+    o.connect_limit_ms = 1100;
+    td_health_end(h, &two[0], &o, t0 + 3100 * MS);
+    assert_false(td_health_link_up(h, NULL));
+    td_health_destroy(h);
+}
+
+static void connecting_is_learned(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    assert_int_equal(state_of(h, &t, t0).connect_ms_p95, 0);
+    for (int i = 0; i < 20; i++) {
+        assert_true(td_health_admit(h, &t, false, false, t0).admitted);
+        td_health_end(h, &t, &(struct td_health_outcome){.answered = true, .connect_us = i % 2 ? 0 : 149500}, t0 + S);
+    }
+    assert_in_range(state_of(h, &t, t0).connect_ms_p95, 136, 164);
+    td_health_destroy(h);
+}
+
 static void a_refused_connection_is_the_targets_own_matter(void **state) {
     (void)state;
     struct td_target two[2] = {target("a", false), target("b", false)};
@@ -422,6 +451,8 @@ int main(void) {
         cmocka_unit_test(the_queue_is_bounded_and_batch_is_shed_first),
         cmocka_unit_test(overload_keeps_the_wait_short),
         cmocka_unit_test(a_dead_link_is_noticed_at_the_first_timeout),
+        cmocka_unit_test(a_shorter_wait_speaks_against_the_link_too),
+        cmocka_unit_test(connecting_is_learned),
         cmocka_unit_test(a_refused_connection_is_the_targets_own_matter),
         cmocka_unit_test(a_forced_link_is_not_sensed),
         cmocka_unit_test(quantiles_are_close_and_fade),
