@@ -65,7 +65,8 @@ struct td_answer {
     unsigned choice, revision;
     const char *finish, *code;
     const char *exchange, *target, *tier, *model, *reason;
-    bool degraded;     // offline answer
+    bool degraded;     // a better target exists, but could not be reached
+    bool queued;       // END: kept for a better answer, which will follow
     double confidence; // 0..1 of a local model, NaN unknown
     unsigned prompt_tokens, completion_tokens;
     int64_t cost_nusd; // nano-dollars, all attempts

@@ -10,7 +10,7 @@
 #include "cli/chat.h"
 
 static const char *model, *prefer, *data_class, *tools_file, *system_text;
-static bool no_tools, progressive, fresh;
+static bool no_tools, progressive, fresh, queue;
 static long max_tokens;
 
 struct view {
@@ -179,8 +179,8 @@ static enum td_err make_body(struct td_buf *b, struct td_str text) {
     if (err == TD_OK && !no_tools)
         err = add_tools(b);
     if (err == TD_OK)
-        err = td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s", fresh ? "true" : "false",
-                            progressive ? ",\"mode\":\"progressive\"" : "");
+        err = td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s%s", fresh ? "true" : "false",
+                            progressive ? ",\"mode\":\"progressive\"" : "", queue ? ",\"queue\":true" : "");
     if (err == TD_OK && prefer) {
         err = td_buf_addz(b, ",\"prefer\":");
         if (err == TD_OK)
@@ -200,9 +200,9 @@ static void print_origin(const struct view *v, uint64_t end_ns) {
     if (v->text.n && v->text.p[v->text.n - 1] != '\n')
         printf("\n");
     fflush(stdout);
-    fprintf(stderr, "%s%s · %s%s%s · %s · first %.0f ms, all %.0f ms%s%s\n", td_cli_dim(), v->target, v->tier,
+    fprintf(stderr, "%s%s · %s%s%s · %s · first %.0f ms, all %.0f ms%s%s%s\n", td_cli_dim(), v->target, v->tier,
             v->reason[0] ? " · " : "", v->reason, td_cli_money(v->end.cost_nusd), first, ms,
-            v->end.degraded ? " · degraded" : "", td_cli_reset());
+            v->end.degraded ? " · degraded" : "", v->end.queued ? " · queued" : "", td_cli_reset());
 }
 
 static enum td_err print_json(struct view *v, uint64_t end_ns) {
@@ -221,12 +221,12 @@ static enum td_err print_json(struct view *v, uint64_t end_ns) {
     if (err == TD_OK)
         err = td_buf_add_json(&b, td_str_of(v->model));
     if (err == TD_OK)
-        err =
-            td_buf_printf(&b,
-                          ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"prompt_tokens\":%u,"
-                          "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
-                          v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.prompt_tokens,
-                          v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
+        err = td_buf_printf(
+            &b,
+            ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"queued\":%s,\"prompt_tokens\":%u,"
+            "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
+            v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.queued ? "true" : "false",
+            v->end.prompt_tokens, v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
     if (err == TD_OK)
         printf("%.*s\n", TD_STR_ARG(td_buf_str(&b)));
     td_buf_finish(&b);
@@ -274,6 +274,7 @@ static int run(int argc, char **argv) {
     if (!ok || view.failed) {
         if (view.text.n && !td_cli.json)
             printf("\n");
+        fflush(stdout);
         code = td_cli_fail(strcmp(view.code, "tandem.cancelled") == 0 ? TD_EXIT_CANCELLED : TD_EXIT_FAILED, "%s (%s)",
                            view.message, view.code);
     } else {
@@ -304,6 +305,8 @@ static const struct td_opt options[] = {
     {"no-tools", 0, TD_OPT_FLAG, NULL, "offer no tools", .flag = &no_tools},
     {"progressive", 0, TD_OPT_FLAG, NULL, "show a local draft at once, redraw when the better answer comes",
      .flag = &progressive},
+    {"queue", 0, TD_OPT_FLAG, NULL, "keep it for a better answer where only a lesser one can be had now",
+     .flag = &queue},
     {"fresh", 0, TD_OPT_FLAG, NULL, "the answer needs current information", .flag = &fresh},
     {"max-tokens", 0, TD_OPT_NUMBER, "N", "longest answer", .number = &max_tokens, .min = 1, .max = 1000000},
     {0},

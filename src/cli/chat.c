@@ -118,6 +118,7 @@ static void read_tandem(struct stream *s, td_json *t) {
     if (origin)
         read_tandem(s, origin);
     s->now.degraded = td_json_get_bool(t, "degraded", s->now.degraded);
+    s->now.queued = td_json_get_bool(t, "queued", s->now.queued);
     s->now.confidence = td_json_get_num(t, "confidence", s->now.confidence);
     double usd = td_json_get_num(t, "cost_usd", NAN);
     if (!isnan(usd))

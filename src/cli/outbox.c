@@ -12,8 +12,8 @@ static void print_entry(td_json *e) {
     time_t t = (time_t)(td_json_get_int(e, "created_ms", 0) / 1000);
     struct tm tm;
     if (gmtime_r(&t, &tm))
-        strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
-    printf("%-28.*s%-21s%-20.*s%-12.*s%8" PRId64 "\n", TD_STR_ARG(td_json_get_str(e, "id")), when,
+        strftime(when, sizeof when, "%Y-%m-%d %H:%M", &tm);
+    printf("%-27.*s%-17s%-18.*s%-12.*s%5" PRId64 "\n", TD_STR_ARG(td_json_get_str(e, "id")), when,
            TD_STR_ARG(td_json_get_str(e, "state")), TD_STR_ARG(td_json_get_str(e, "priority")),
            td_json_get_int(e, "attempts", 0));
 }
@@ -37,7 +37,7 @@ static int show(const char *verb, const char *result) {
         return td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
     }
     if (strcmp(verb, "list") == 0) {
-        printf("%s%-28s%-21s%-20s%-12s%8s%s\n", td_cli_bold(), "ID", "QUEUED (UTC)", "STATE", "PRIORITY", "ATTEMPTS",
+        printf("%s%-27s%-17s%-18s%-12s%5s%s\n", td_cli_bold(), "ID", "QUEUED (UTC)", "STATE", "PRIORITY", "TRIES",
                td_cli_reset());
         yyjson_arr_foreach(td_json_get(root, "entries"), i, n, entry) print_entry(entry);
     } else if (strcmp(verb, "show") == 0) {

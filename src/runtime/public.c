@@ -160,6 +160,7 @@ static enum td_err on_done(struct td_call *call, const struct td_x_out *out) {
     fill(call, &a, TD_ANSWER_END);
     a.finish = finishes[call->public_state->finish & 3];
     a.degraded = out->done.degraded;
+    a.queued = call->outbox_acked;
     a.confidence = out->done.confidence;
     a.prompt_tokens = out->done.usage.prompt_tokens;
     a.completion_tokens = out->done.usage.completion_tokens;
