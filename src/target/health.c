@@ -463,11 +463,18 @@ bool td_health_retry(struct td_health *h, const struct td_target *t, uint64_t no
     return ok;
 }
 
+static bool one_more_hedge(struct td_health *h, uint64_t hedges, uint32_t ppm_max) {
+    return (hedges + 1) * 1000000 <= atomic_load(&h->calls) * ppm_max;
+}
+
+bool td_health_may_hedge(struct td_health *h, uint32_t ppm_max) {
+    return one_more_hedge(h, atomic_load(&h->hedges), ppm_max);
+}
+
 bool td_health_hedge(struct td_health *h, uint32_t ppm_max) {
     uint64_t hedges = atomic_load(&h->hedges);
     for (;;) { // counted before it is allowed: many at once do not slip under the limit together
-        uint64_t calls = atomic_load(&h->calls);
-        if ((hedges + 1) * 1000000 > calls * ppm_max)
+        if (!one_more_hedge(h, hedges, ppm_max))
             return false;
         if (atomic_compare_exchange_weak(&h->hedges, &hedges, hedges + 1))
             return true;

@@ -55,7 +55,8 @@ void td_health_end(struct td_health *health, const struct td_target *target, con
 
 // May a failed attempt be tried again on the same target? Takes one from its retry budget (10 % of calls) if so.
 bool td_health_retry(struct td_health *health, const struct td_target *target, uint64_t now_ns);
-// May this exchange hedge? At most `ppm_max` of all calls.
+// May this exchange hedge? At most `ppm_max` of all calls. The first only looks, the second takes its place.
+bool td_health_may_hedge(struct td_health *health, uint32_t ppm_max);
 bool td_health_hedge(struct td_health *health, uint32_t ppm_max);
 
 // From the model host's client: can it answer, does it need loading first and for how long, how many tokens does it

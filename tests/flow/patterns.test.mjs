@@ -106,31 +106,42 @@ test("progressive, replace: the better answer differs; the draft was there first
   await t.stop();
 });
 
-test("progressive: a client that moves on before the pause is over costs nothing in the cloud", async () => {
-  const { d, c, t } = await pair(["--tokens", "5"], ["--tokens", "20"]);
-  const abort = new AbortController();
-  const r = await fetch(`${t.url}/v1/chat/completions`, { method: "POST", signal: abort.signal,
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify(progressive(user("typing"), {}, { refine_after_ms: 60000 })) });
-  const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
-  while (!/"content":"[^"]/.test(text)) text += (await reader.read()).value;
-  abort.abort();
-  const rows = await until(async () => {
-    const all = JSON.parse((await tandem(["ledger", "tail", "--json", "--config", t.file])).stdout).rows;
-    return all.length && all;
-  }, "the ledger row");
-  assert.deepEqual(rows.map((x) => x.target), ["device"]);
-  assert.equal((await d.log()).requests.length, 1);
-  assert.equal((await c.log()).requests.length, 0);
-  // Who stays is served: the pause is waited for, not skipped.
-  const began = Date.now();
-  const f = fold(await readStream(await t.post(progressive(user("staying"), {}, { refine_after_ms: 300 }))));
-  assert.deepEqual(f.ops, ["draft", "append"]);
-  assert.ok(Date.now() - began >= 300);
-  assert.equal((await c.log()).requests.length, 1);
-  await t.stop();
-});
+for (const kind of ["chat", "completions"])
+  test(`progressive ${kind}: the cloud is not paid for every keystroke, only for where the person stays`, async () => {
+    const { d, c, t } = await pair(["--tokens", "5"], ["--tokens", "20"]);
+    const path = kind === "chat" ? "/v1/chat/completions" : "/v1/completions";
+    const body = (typed, ms) => ({ model: "auto", stream: true, ...(kind === "chat" ? { messages: user(typed) } : { prompt: typed }),
+      tandem: { mode: "progressive", refine_after_ms: ms } });
+    const shown = kind === "chat" ? /"content":"[^"]/ : /"text":"[^"]/;
+    // Types on as soon as the suggestion is there: each keystroke drops the request before.
+    const line = "function add(", keystrokes = [line.slice(0, 9), line.slice(0, 10), line];
+    for (const typed of keystrokes) {
+      const abort = new AbortController();
+      const r = await fetch(t.url + path, { method: "POST", signal: abort.signal,
+        headers: { "content-type": "application/json" }, body: JSON.stringify(body(typed, 60000)) });
+      const reader = r.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let text = ""; !shown.test(text);) text += (await reader.read()).value;
+      abort.abort();
+    }
+    const rows = await until(async () => {
+      const all = JSON.parse((await tandem(["ledger", "tail", "--json", "--config", t.file])).stdout).rows;
+      return all.length === keystrokes.length && all;
+    }, "a ledger row for each");
+    assert.deepEqual(rows.map((x) => x.target), keystrokes.map(() => "device"));
+    assert.equal((await d.log()).requests.length, keystrokes.length);
+    assert.equal((await c.log()).requests.length, 0);
+    assert.equal(await t.metric("tandem_requests_running"), 0);
+    // Who stays is served: the pause is waited for, not skipped.
+    const began = Date.now();
+    const s = await readStream(await t.post(body(`${line}a, b)`, 300), path));
+    const f = fold(s);
+    assert.deepEqual(f.ops, ["draft", "append"]);
+    assert.equal(f.last.target, "cloud");
+    assert.ok(s.done);
+    assert.ok(Date.now() - began >= 300);
+    assert.equal((await c.log()).requests.length, 1);
+    await t.stop();
+  });
 
 test("progressive: leaving stops both sides, and both are in the ledger", async () => {
   const { d, c, t } = await pair(["--tokens", "500", "--token-ms", "20"], ["--tokens", "500", "--first-token-ms", "3000"]);
@@ -335,6 +346,38 @@ test("hedge: after the first target's own p95 a second is asked, the loser is st
   await readStream(await ask("again"));
   assert.equal((await b.log()).requests.length, 1);
   assert.equal((await p.log()).requests.length, 0, "nobody paid for a hedge");
+  await t.stop();
+});
+
+test("hedge: at most 2 % of calls however many are slow; the loser is stopped, metered and part of what the answer cost", async () => {
+  const CALLS = 150;
+  const a = await startUpstream("--tokens", "8", "--token-ms", "20", "--first-token-ms", "250"), b = await startUpstream("--tokens", "8", "--token-ms", "20");
+  const t = await startTandem(`targets:\n${cloud(a.url, "first", ", hedge: true")}${cloud(b.url, "second", ", hedge: true").replace("quality: 0.9", "quality: 0.8")}` +
+    "policy: {default: {prefer: quality, hedge: {after_ms: 20}}}\n");
+  const answers = [];
+  for (let i = 0; i < CALLS; i += 25)
+    answers.push(...await Promise.all(Array.from({ length: 25 }, async (_, k) =>
+      (await t.post({ model: "auto", messages: user(`all are slow ${i + k}`), tandem: { mode: "hedge" } })).json())));
+  assert.ok(answers.every((x) => x.choices?.[0].finish_reason === "stop"));
+  const hedged = answers.filter((x) => x.tandem.attempts.length > 1);
+  assert.ok(hedged.length >= 1 && hedged.length <= 0.02 * CALLS, `${hedged.length} of ${CALLS}`);
+  assert.equal((await b.log()).requests.length, hedged.length, "who may not hedge leaves no trace of it");
+  const rows = await until(async () => {
+    const all = JSON.parse((await tandem(["ledger", "tail", "--limit", "1000", "--json", "--config", t.file])).stdout).rows;
+    return all.length === CALLS + hedged.length && all;
+  }, "a row for each attempt");
+  for (const x of hedged) {
+    const own = rows.filter((r) => r.exchange === x.tandem.exchange), loser = own.find((r) => r.outcome === "lost_hedge");
+    assert.equal(own.length, 2);
+    assert.equal(own.filter((r) => r.outcome === "ok").length, 1);
+    assert.ok(loser.prompt_tokens > 0 && loser.cost_nusd > 0, JSON.stringify(loser));
+    assert.equal(x.tandem.cost_nusd, own[0].cost_nusd + own[1].cost_nusd);
+    assert.equal(x.tandem.usage_total.prompt_tokens, own[0].prompt_tokens + own[1].prompt_tokens);
+    assert.ok(x.usage.total_tokens < x.tandem.usage_total.total_tokens, "the answer's own usage is the winner's alone");
+  }
+  // Stopped, not left to finish: nobody reads what the losers would still have said.
+  const cut = async (up) => (await up.log()).requests.filter((r) => r.tokens < 8 && r.closed_ms > 0).length;
+  await until(async () => (await cut(a)) + (await cut(b)) === hedged.length, "the losers' connections to be closed");
   await t.stop();
 });
 
