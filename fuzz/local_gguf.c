@@ -19,6 +19,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     } else {
         fuzz_check(e.message[0] != 0);
     }
+    struct td_gguf_chat chat;
+    if (td_gguf_chat_read(fd, &chat, &e) == TD_OK) {
+        fuzz_check(chat.text.n <= size);
+        td_buf_finish(&chat.text);
+    }
     close(fd);
     return 0;
 }

@@ -4,8 +4,10 @@
 #include <time.h>
 
 #include <cmath>
+#include <condition_variable>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <random>
 
 // llama.cpp's common library; in angle brackets, as two of its headers have the names of ours.
@@ -37,16 +39,28 @@ struct mould {
 
 enum { MOULDS_MAX = 8 };
 
+struct expected {
+    common_chat_templates_inputs inputs;
+};
+
 struct host_templates {
     common_chat_templates_ptr t;
     const llama_vocab *vocab = nullptr;
-    bool tools = false, parallel = false, special = true;   // special: not the library's general way
-    mutable std::list<std::shared_ptr<const mould>> moulds; // the last used first; the door's thread only
+    bool tools = false, parallel = false, special = true; // special: not the library's general way
+    std::string source;                                   // early templates: what they were made of
+
+    mutable std::mutex lock; // guards what follows
+    mutable std::condition_variable changed;
+    enum { EARLY, OURS, REFUSED } state = OURS;
+    std::string pending;                                    // the key of what is being prepared; "" nothing
+    std::unique_ptr<expected> next;                         // its inputs; the preparing thread's
+    mutable std::list<std::shared_ptr<const mould>> moulds; // the last used first
 };
 
 struct host_turn {
     std::string prompt;
     std::shared_ptr<const mould> m;
+    bool known = false;
 };
 
 struct host_sampler {
@@ -88,21 +102,55 @@ static bool is_special(const std::string &source) {
     }
 }
 
+static std::unique_ptr<host_templates> read_templates(const llama_model *model, const std::string &source) {
+    auto t = std::make_unique<host_templates>();
+    t->t = common_chat_templates_init(model, source);
+    auto caps = common_chat_templates_get_caps(t->t.get());
+    t->tools = caps["supports_tools"] || caps["supports_tool_calls"];
+    t->parallel = caps["supports_parallel_tool_calls"];
+    std::string plain = common_chat_templates_source(t->t.get(), "");
+    std::string with_tools = common_chat_templates_source(t->t.get(), "tool_use");
+    t->special = is_special(plain) || (with_tools != plain && is_special(with_tools));
+    return t;
+}
+
 host_templates *host_templates_create(const llama_model *model, const char *source, td_error *e) {
     try {
-        auto t = std::make_unique<host_templates>();
-        t->t = common_chat_templates_init(model, source);
+        auto t = read_templates(model, source);
         t->vocab = llama_model_get_vocab(model);
-        auto caps = common_chat_templates_get_caps(t->t.get());
-        t->tools = caps["supports_tools"] || caps["supports_tool_calls"];
-        t->parallel = caps["supports_parallel_tool_calls"];
-        t->special = is_special(common_chat_templates_source(t->t.get(), "")) ||
-                     is_special(common_chat_templates_source(t->t.get(), "tool_use"));
         return t.release();
     } catch (const std::exception &) {
         td_error_set(e, TD_ERR_HOST_LOAD, "the model's chat template cannot be read");
         return nullptr;
     }
+}
+
+// The model would add only its first and last token's text, and whether they go around every prompt.
+host_templates *host_templates_early(td_str source) {
+    try {
+        std::string text = str(source);
+        if (text.empty() || text == "chatml" || text.find("bos_token") != std::string::npos ||
+            text.find("eos_token") != std::string::npos)
+            return nullptr;
+        auto t = read_templates(nullptr, text);
+        t->source = std::move(text);
+        t->state = host_templates::EARLY;
+        return t.release();
+    } catch (const std::exception &) {
+        return nullptr;
+    }
+}
+
+bool host_templates_adopt(host_templates *t, const llama_model *model) {
+    const llama_vocab *vocab = llama_model_get_vocab(model);
+    const char *source = llama_model_chat_template(model, nullptr);
+    bool ours = source && t->source == source && !llama_model_chat_template(model, "tool_use") &&
+                !llama_vocab_get_add_bos(vocab) && !llama_vocab_get_add_eos(vocab);
+    std::lock_guard<std::mutex> hold(t->lock);
+    t->vocab = vocab;
+    t->state = ours ? host_templates::OURS : host_templates::REFUSED;
+    t->changed.notify_all();
+    return ours;
 }
 
 void host_templates_destroy(host_templates *t) {
@@ -132,12 +180,16 @@ static std::shared_ptr<mould> make_mould(const host_templates *t, const common_c
     m->parse.is_continuation = inputs.continue_final_message != COMMON_CHAT_CONTINUATION_NONE;
     if (!m->params.parser.empty())
         m->parse.parser.load(m->params.parser);
-    for (const auto &text : m->params.preserved_tokens) {
+    return m;
+}
+
+// What of it takes the model.
+static void finish_mould(const host_templates *t, mould &m) {
+    for (const auto &text : m.params.preserved_tokens) {
         auto tokens = common_tokenize(t->vocab, text, false, true);
         if (tokens.size() == 1)
-            m->preserved.insert(tokens[0]);
+            m.preserved.insert(tokens[0]);
     }
-    return m;
 }
 
 static std::string mould_key(const host_turn_in *in, bool parallel) {
@@ -170,46 +222,116 @@ static common_chat_params render_only(const host_templates *t, common_chat_templ
 }
 
 // A kept mould fits where the prompt ends in the same words as the one it was made with.
-static void take_mould(const host_templates *t, const common_chat_templates_inputs &inputs, std::string key,
-                       host_turn &turn) {
-    common_chat_params plain = render_only(t, inputs);
+static std::shared_ptr<const mould> find_mould(const host_templates *t, const std::string &key,
+                                               const common_chat_params &plain) {
+    std::unique_lock<std::mutex> hold(t->lock);
+    t->changed.wait(hold, [&] { return t->pending != key; });
     for (auto at = t->moulds.begin(); at != t->moulds.end(); ++at) {
         if ((*at)->key != key || (*at)->params.generation_prompt != plain.generation_prompt)
             continue;
         t->moulds.splice(t->moulds.begin(), t->moulds, at);
-        turn.m = *at;
+        return *at;
+    }
+    return nullptr;
+}
+
+// Templates for which the library has a way of its own may render otherwise: those are made anew each time.
+static bool can_be_kept(const host_templates *t, const mould &m, const common_chat_params &plain) {
+    return m.params.prompt == plain.prompt && m.params.generation_prompt == plain.generation_prompt && !t->special;
+}
+
+static void keep_mould(const host_templates *t, std::shared_ptr<const mould> m) {
+    std::lock_guard<std::mutex> hold(t->lock);
+    t->moulds.push_front(std::move(m));
+    if (t->moulds.size() > MOULDS_MAX)
+        t->moulds.pop_back();
+}
+
+static void take_mould(const host_templates *t, const common_chat_templates_inputs &inputs, std::string key,
+                       host_turn &turn) {
+    common_chat_params plain = render_only(t, inputs);
+    turn.m = find_mould(t, key, plain);
+    turn.known = turn.m != nullptr;
+    if (turn.known) {
         turn.prompt = std::move(plain.prompt);
         return;
     }
     auto m = make_mould(t, inputs);
+    finish_mould(t, *m);
     turn.prompt = m->params.prompt;
     turn.m = m;
-    // Templates for which the library has a way of its own may render otherwise: those are made anew each time.
-    if (m->params.prompt != plain.prompt || m->params.generation_prompt != plain.generation_prompt || t->special)
-        return;
-    m->key = std::move(key);
-    t->moulds.push_front(m);
-    if (t->moulds.size() > MOULDS_MAX)
-        t->moulds.pop_back();
+    if (can_be_kept(t, *m, plain)) {
+        m->key = std::move(key);
+        keep_mould(t, m);
+    }
+}
+
+static common_chat_templates_inputs read_inputs(const host_templates *t, const host_turn_in *in) {
+    common_chat_templates_inputs inputs;
+    inputs.messages = common_chat_msgs_parse_oaicompat(common_json::parse(str(in->messages)));
+    if (in->tools.n)
+        inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(str(in->tools)));
+    inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(in->tool_choice.n ? str(in->tool_choice) : "auto");
+    inputs.json_schema = str(in->schema);
+    inputs.parallel_tool_calls = in->parallel_tools < 0 ? t->parallel : in->parallel_tools > 0;
+    inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
+    inputs.enable_thinking = !in->no_thinking;
+    if (in->kwargs.n) {
+        common_json kwargs = common_json::parse(str(in->kwargs));
+        for (const auto &item : kwargs.items())
+            inputs.chat_template_kwargs[item.key()] = item.value().dump();
+    }
+    return inputs;
+}
+
+void host_templates_expect(host_templates *t, td_str tools) {
+    try {
+        auto x = std::make_unique<expected>();
+        host_turn_in in = {};
+        in.messages = TD_STR("[{\"role\":\"user\",\"content\":\"x\"}]");
+        in.tools = tools;
+        in.tool_choice = TD_STR("auto");
+        in.parallel_tools = -1;
+        x->inputs = read_inputs(t, &in);
+        std::lock_guard<std::mutex> hold(t->lock);
+        t->pending = mould_key(&in, x->inputs.parallel_tool_calls);
+        t->next = std::move(x);
+    } catch (const std::exception &) {}
+}
+
+// Everything of it that can be done without the model.
+static std::shared_ptr<mould> prepare_mould(const host_templates *t) {
+    try {
+        if (!t->next || t->special)
+            return nullptr;
+        common_chat_params plain = render_only(t, t->next->inputs);
+        auto m = make_mould(t, t->next->inputs);
+        m->key = t->pending;
+        return can_be_kept(t, *m, plain) ? m : nullptr;
+    } catch (const std::exception &) {
+        return nullptr;
+    }
+}
+
+void host_templates_prepare(host_templates *t) {
+    auto m = prepare_mould(t);
+    std::unique_lock<std::mutex> hold(t->lock);
+    t->changed.wait(hold, [&] { return t->state != host_templates::EARLY; });
+    try {
+        if (m && t->state == host_templates::OURS) {
+            finish_mould(t, *m);
+            t->moulds.push_front(std::move(m));
+        }
+    } catch (const std::exception &) {}
+    t->pending.clear();
+    t->next = nullptr;
+    t->changed.notify_all();
 }
 
 td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_turn **out, td_error *e) {
     try {
         auto turn = std::make_unique<host_turn>();
-        common_chat_templates_inputs inputs;
-        inputs.messages = common_chat_msgs_parse_oaicompat(common_json::parse(str(in->messages)));
-        if (in->tools.n)
-            inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(str(in->tools)));
-        inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(in->tool_choice.n ? str(in->tool_choice) : "auto");
-        inputs.json_schema = str(in->schema);
-        inputs.parallel_tool_calls = in->parallel_tools < 0 ? t->parallel : in->parallel_tools > 0;
-        inputs.reasoning_format = COMMON_REASONING_FORMAT_DEEPSEEK;
-        inputs.enable_thinking = !in->no_thinking;
-        if (in->kwargs.n) {
-            common_json kwargs = common_json::parse(str(in->kwargs));
-            for (const auto &item : kwargs.items())
-                inputs.chat_template_kwargs[item.key()] = item.value().dump();
-        }
+        common_chat_templates_inputs inputs = read_inputs(t, in);
         if (!inputs.messages.empty() && inputs.messages.back().role == "assistant") {
             if (!inputs.messages.back().tool_calls.empty())
                 return td_error_set(e, TD_ERR_BAD_REQUEST, "an assistant message with tool calls cannot be continued");
@@ -217,6 +339,7 @@ td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_tu
             inputs.add_generation_prompt = false;
             render_only(t, inputs);
             auto m = make_mould(t, inputs); // its parser knows the prefix: of no use to others
+            finish_mould(t, *m);
             turn->prompt = m->params.prompt;
             turn->m = m;
         } else {
@@ -239,6 +362,10 @@ void host_turn_destroy(host_turn *turn) {
 
 td_str host_turn_prompt(const host_turn *turn) {
     return view(turn->prompt);
+}
+
+bool host_turn_known(const host_turn *turn) {
+    return turn->known;
 }
 
 size_t host_turn_stop_count(const host_turn *turn) {

@@ -2,7 +2,7 @@
 // What llama.cpp's common library does for a chat, behind a C face: the model's own template rendered, the grammar that
 // tools and response formats ask for, sampling under it, and the answer parsed into text, reasoning and tool calls as
 // it grows. No exception crosses this header. Turns are made on one thread (the door's); samplers and parsers belong to
-// one other (the engine's).
+// one other (the engine's); a third may prepare while those are not there yet or at work.
 #ifndef TD_HOST_CHAT_H
 #define TD_HOST_CHAT_H
 
@@ -29,6 +29,17 @@ void host_chat_quiet(void);
 // The model's template (or the library's default where it has none), or `source` where it is not "". NULL with *e
 // filled.
 struct host_templates *host_templates_create(const struct llama_model *model, const char *source, struct td_error *e);
+// The same before the model is loaded, from the text of its template. NULL where that takes the model. Of use only once
+// adopted.
+struct host_templates *host_templates_early(struct td_str source);
+// The model is loaded. False: these are not what host_templates_create would make of it, so they must go.
+bool host_templates_adopt(struct host_templates *t, const struct llama_model *model);
+// Chats with these tools (a JSON array, as host_turn_in has it) are expected: from now on a turn with them waits until
+// host_templates_prepare is through. Before any turn.
+void host_templates_expect(struct host_templates *t, struct td_str tools);
+// Makes what the expected chats need. What cannot be made is left to the request, which gets the reason. With early
+// templates it returns only once adopt was called. One thread, while others make turns.
+void host_templates_prepare(struct host_templates *t);
 void host_templates_destroy(struct host_templates *t);
 // The template knows tools.
 bool host_templates_tools(const struct host_templates *t);
@@ -47,6 +58,8 @@ enum td_err host_turn_create(const struct host_templates *t, const struct host_t
                              struct td_error *e) TD_MUST_USE;
 void host_turn_destroy(struct host_turn *turn);
 struct td_str host_turn_prompt(const struct host_turn *turn);
+// Its grammar and parser were there already.
+bool host_turn_known(const struct host_turn *turn);
 size_t host_turn_stop_count(const struct host_turn *turn);
 struct td_str host_turn_stop(const struct host_turn *turn, size_t i);
 

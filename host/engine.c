@@ -520,6 +520,7 @@ static void put_start(struct engine *e, struct host_request *r) {
     struct td_proto_writer w;
     td_proto_begin(&w, &e->out, TD_FRAME_START, r->id);
     td_proto_str(&w, td_str_of(e->g->name));
+    td_proto_u32(&w, !r->turn ? 0 : host_turn_known(r->turn) ? TD_PROTO_START_KNOWN : TD_PROTO_START_MADE);
     if (td_proto_end(&w) != TD_OK)
         fail_request(e, r, TD_ERR_NOMEM, "out of memory");
     send_out(e, r);

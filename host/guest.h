@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest's inside. Two threads: the door (main) reads frames, reads requests, renders and tokenises; the engine owns
-// the model's contexts and decodes. They share the queue and the requests' flags (struct host_guest's lock), and each
-// connection's outgoing bytes (its own lock). A request belongs to the door until it is queued, then to the engine,
-// which ends it, takes it out of the list and frees it.
+// The guest's inside. Two threads: the door (main) loads the model, then reads frames, reads requests, renders and
+// tokenises; the engine owns the model's contexts and decodes. A third, at the start, makes the chat template ready and
+// what the first requests will ask of it, while the model loads (prepare.c). The two share the queue and the requests'
+// flags (struct host_guest's lock), and each connection's outgoing bytes (its own lock). A request belongs to the door
+// until it is queued, then to the engine, which ends it, takes it out of the list and frees it.
 #ifndef TD_HOST_GUEST_H
 #define TD_HOST_GUEST_H
 
 #include <llama.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #include "base/limits.h"
 #include "base/mem.h"
@@ -65,9 +67,9 @@ struct host_request {
 struct host_guest {
     struct llama_model *model;
     const struct llama_vocab *vocab;
-    struct llama_context *context; // NULL: an embedding model
-    struct host_templates *templates;
-    struct td_error templates_error; // why there are none
+    struct llama_context *context;    // NULL: an embedding model
+    struct host_templates *templates; // once settled, as the next; never freed
+    struct td_error templates_error;  // why there are none
     struct td_proto_setup setup;
     struct td_proto_ready ready;
     uint32_t
@@ -88,6 +90,21 @@ bool host_send(struct host_guest *g, struct host_conn *c, const struct td_buf *f
 enum td_err host_request_read(struct host_guest *g, struct host_conn *c, uint32_t id, const struct td_proto_request *in,
                               struct host_request **out, struct td_error *e) TD_MUST_USE;
 void host_request_free(struct host_request *r);
+// Tools as OpenAI JSON (a list, or an object with the list as `tools`) in the form that requests' tools are compared
+// in.
+enum td_err host_tools_read(struct td_arena *a, struct td_str json, struct td_str *out, struct td_error *e) TD_MUST_USE;
+// Before the model is loaded: starts the thread that prepares. `tools`: what requests are likely to bring, "" nothing
+// known; it must stay as it is. False: no thread.
+bool host_prepare_start(struct host_guest *g, struct td_str tools);
+// g->model is there, and it can chat.
+void host_prepare_loaded(void);
+// After all of loading: returns when g->templates and g->templates_error are what they will be. `chats` false: never
+// any.
+void host_prepare_settle(struct host_guest *g, bool chats);
+// Ends the guest where the thread that made it uses up too much processor time between arming and disarming: templates
+// are programs that came with the model.
+timer_t host_watchdog_create(void);
+void host_watchdog_arm(timer_t watchdog, bool on);
 // The engine's thread; never returns.
 void *host_engine_run(void *guest);
 

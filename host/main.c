@@ -87,16 +87,24 @@ static void flush(struct host_conn *c) {
 
 // ---- requests
 
-static timer_t watchdog;
+static timer_t watchdog; // the door's
 
 static void on_watchdog(int sig) {
     (void)sig;
     _exit(EXIT_TEMPLATE);
 }
 
-static void arm_watchdog(bool on) {
-    struct itimerspec t = {.it_value = {.tv_sec = on ? TEMPLATE_S_MAX : 0}};
-    timer_settime(watchdog, 0, &t, NULL);
+timer_t host_watchdog_create(void) {
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    timer_t t;
+    signal(SIGALRM, on_watchdog);
+    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &t) != 0)
+        _exit(EXIT_SETUP);
+    return t;
+}
+
+void host_watchdog_arm(timer_t t, bool on) {
+    timer_settime(t, 0, &(struct itimerspec){.it_value = {.tv_sec = on ? TEMPLATE_S_MAX : 0}}, NULL);
 }
 
 static void on_request(struct host_guest *g, struct host_conn *c, const struct td_frame *f) {
@@ -105,9 +113,9 @@ static void on_request(struct host_guest *g, struct host_conn *c, const struct t
     struct td_error e = {TD_OK, ""};
     if (!td_proto_get_request(f->body, &in))
         _exit(EXIT_PROTOCOL);
-    arm_watchdog(true);
+    host_watchdog_arm(watchdog, true);
     enum td_err err = host_request_read(g, c, f->id, &in, &r, &e);
-    arm_watchdog(false);
+    host_watchdog_arm(watchdog, false);
     if (err) {
         send_error(g, c, TD_FRAME_ERROR, f->id, err, e.message);
         return;
@@ -232,25 +240,40 @@ static void fail_start(enum td_err code, const char *message) {
     _exit(EXIT_SETUP);
 }
 
-static void receive_setup(struct host_guest *g) {
-    static char bytes[TD_PROTO_CONTROL_BYTES_MAX]; // setup.name points into it
-    size_t have = 0, used = 0;
-    struct td_frame f;
-    while (!used) {
+// Waits for the frame at the head of `in`; returns its length.
+static size_t receive(struct td_buf *in, enum td_frame_type type, struct td_frame *f) {
+    for (size_t used = 0;;) {
+        if (td_proto_next(td_buf_str(in), TD_PROTO_PREPARE_BYTES_MAX, f, &used) != TD_OK || (used && f->type != type))
+            _exit(EXIT_PROTOCOL);
+        if (used)
+            return used;
         struct pollfd p = {HOST_FILE_CONTROL, POLLIN, 0};
-        ssize_t n = poll(&p, 1, -1) < 0 ? -1 : recv(HOST_FILE_CONTROL, bytes + have, sizeof bytes - have, 0);
+        char *to = td_buf_reserve(in, TD_PROTO_CONTROL_BYTES_MAX);
+        ssize_t n = !to ? 0 : poll(&p, 1, -1) < 0 ? -1 : recv(HOST_FILE_CONTROL, to, TD_PROTO_CONTROL_BYTES_MAX, 0);
         if (n < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
         if (n <= 0)
             _exit(0);
-        have += (size_t)n;
-        if (td_proto_next(td_str_n(bytes, have), sizeof bytes - TD_PROTO_HEADER_BYTES, &f, &used) != TD_OK)
-            _exit(EXIT_PROTOCOL);
+        td_buf_grew(in, (size_t)n);
     }
-    if (f.type != TD_FRAME_SETUP || !td_proto_get_setup(f.body, &g->setup) || used != have ||
-        g->setup.version != TD_PROTO_VERSION)
+}
+
+// What comes later than these frames stays in the connection's buffer.
+static void receive_setup(struct host_guest *g, struct td_buf *tools) {
+    struct td_buf *in = &g->conns[0].in;
+    struct td_frame f;
+    size_t used = receive(in, TD_FRAME_SETUP, &f);
+    if (!td_proto_get_setup(f.body, &g->setup) || g->setup.version != TD_PROTO_VERSION)
         _exit(EXIT_PROTOCOL);
     snprintf(g->name, sizeof g->name, "%.*s", TD_STR_ARG(g->setup.name));
+    g->setup.name = td_str_of(g->name);
+    td_buf_drop(in, used);
+    if (!g->setup.prepares)
+        return;
+    used = receive(in, TD_FRAME_PREPARE, &f);
+    if (td_buf_add_str(tools, f.body) != TD_OK)
+        fail_start(TD_ERR_NOMEM, "out of memory");
+    td_buf_drop(in, used);
 }
 
 static uint32_t physical_cores(void) {
@@ -353,6 +376,7 @@ static void open_context(struct host_guest *g) {
         return;
     if (llama_model_has_encoder(g->model))
         fail_start(TD_ERR_HOST_LOAD, "encoder-decoder models are not supported");
+    host_prepare_loaded();
     struct llama_context_params p = llama_context_default_params();
     p.n_ctx = g->ready.context * g->ready.parallel;
     p.n_seq_max = g->ready.parallel;
@@ -365,9 +389,6 @@ static void open_context(struct host_guest *g) {
         fail_start(TD_ERR_HOST_MEMORY, "no memory for the model's context");
     if (llama_n_ctx_seq(g->context) < g->ready.context)
         g->ready.context = llama_n_ctx_seq(g->context);
-    arm_watchdog(true);
-    g->templates = host_templates_create(g->model, "", &g->templates_error);
-    arm_watchdog(false);
 }
 
 // A template or a grammar that eats memory without end fails there instead of pushing the machine into swap.
@@ -380,9 +401,11 @@ static void limit_memory(int statm) {
 }
 
 static void start(struct host_guest *g, unsigned parts) {
+    static struct td_buf tools; // for the thread that prepares, as long as it runs
     uint64_t begin = td_now_ns();
     struct td_error e = {TD_OK, ""};
-    receive_setup(g);
+    td_buf_init(&tools, TD_PROTO_PREPARE_BYTES_MAX);
+    receive_setup(g, &tools);
     if (g->setup.parallel == 0 || g->setup.parallel > HOST_PARALLEL_MAX)
         _exit(EXIT_PROTOCOL);
     llama_log_set(on_log, NULL);
@@ -396,8 +419,11 @@ static void start(struct host_guest *g, unsigned parts) {
     host_backends_load();
     if (host_sandbox_enter(&g->ready.sandbox, &e) != TD_OK)
         fail_start(TD_ERR_HOST_LOAD, e.message);
+    if (!host_prepare_start(g, td_buf_str(&tools)))
+        fail_start(TD_ERR_NOMEM, "a thread could not be started");
     load_model(g, file, parts, cores);
     open_context(g);
+    host_prepare_settle(g, g->context != NULL);
     limit_memory(statm);
     g->ready.version = TD_PROTO_VERSION;
     g->ready.capabilities = capabilities(g);
@@ -423,9 +449,8 @@ int main(int argc, char **argv) {
     pthread_cond_init(&g->work, NULL);
     pthread_mutex_init(&g->lock, NULL);
     g->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
-    signal(SIGALRM, on_watchdog);
-    if (g->wake_fd < 0 || timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &watchdog) != 0)
+    watchdog = host_watchdog_create();
+    if (g->wake_fd < 0)
         return EXIT_SETUP;
     start(g, (unsigned)parts);
     pthread_t engine;

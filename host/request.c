@@ -168,6 +168,18 @@ static enum td_err read_completion(struct host_guest *g, struct host_request *r,
     return tokenize(g, &r->arena, text, true, true, &r->prompt, &r->prompt_count, e);
 }
 
+enum td_err host_tools_read(struct td_arena *a, struct td_str json, struct td_str *out, struct td_error *e) {
+    td_json *root;
+    enum td_err err = td_json_parse(a, json, TD_JSON_DEPTH_MAX, &root, e);
+    if (err)
+        return err;
+    td_json *tools = yyjson_is_obj(root) ? td_json_get(root, "tools") : root;
+    if (!yyjson_is_arr(tools) || !yyjson_arr_size(tools) || yyjson_arr_size(tools) > TD_TOOLS_MAX)
+        return td_error_set(e, TD_ERR_BAD_REQUEST, "'tools' must be a list of 1 to %u tools", TD_TOOLS_MAX);
+    *out = json_text(a, tools);
+    return out->p ? TD_OK : TD_ERR_NOMEM;
+}
+
 // tool_choice {"type":"function","function":{"name":X}} leaves only that tool and requires it.
 static enum td_err read_tools(struct host_request *r, td_json *root, struct host_turn_in *in, struct td_error *e) {
     td_json *tools = td_json_get(root, "tools"), *choice = td_json_get(root, "tool_choice");

@@ -168,12 +168,22 @@ static enum td_err complete_llama(struct td_loader *l, const struct td_node *n, 
         t->parallel = 4;
     t->continues = true;
     t->loopback = true;
+    if (!t->tools_file.p && t->model_class == TD_MODEL_COMMAND) {
+        char *found = td_place_find("catalogue.json");
+        if (found && !(t->tools_file = td_arena_str(l->arena, td_str_of(found))).p) {
+            td_free(found);
+            return TD_ERR_NOMEM;
+        }
+        td_free(found);
+    }
     return find_model(l, t);
 }
 
 static enum td_err complete_remote(struct td_loader *l, const struct td_node *n, struct td_target *t) {
     struct td_url url;
     struct td_error why;
+    if (t->tools_file.n)
+        return td_option_error(l, n, "target '%.*s': only provider llama prepares tools", TD_STR_ARG(t->name));
     if (!t->base_url.n)
         return td_option_error(l, n, "target '%.*s' needs a base_url", TD_STR_ARG(t->name));
     if (td_url_parse(t->base_url, &url, &why) != TD_OK)

@@ -273,6 +273,10 @@ static const struct td_option target_rows[] = {
     {"threads", TD_OPT_U32, T(threads), 0, 1024, "0", "llama: threads; 0: the number of cores"},
     {"memory_max", TD_OPT_BYTES, T(memory_bytes_max), 0, 1e15, "0",
      "llama: most memory this model may take; 0 no own limit"},
+    {"tools", TD_OPT_PATH, T(tools_file), 0, 0, NULL,
+     "llama: tools (JSON) that requests are likely to bring, made ready while the model loads; default of class "
+     "command: "
+     "the assistant catalogue"},
     {NULL}};
 
 static enum td_err read_targets(struct td_loader *l, const struct td_node *node, void *base) {

@@ -37,7 +37,9 @@ struct reader {
     uint64_t window_at;
     size_t window_n;
     bool io_failed;
-    const char *why; // the first fault, a fixed text
+    const char *why;           // the first fault, a fixed text
+    struct td_gguf_chat *chat; // who wants the template itself; NULL nobody
+    bool no_bos, eos;          // the file says: no token before a prompt, one after it
 };
 
 static bool fail(struct reader *r, const char *why) {
@@ -164,6 +166,21 @@ static bool read_array(struct reader *r, struct td_gguf *g, const char *key, boo
     return true;
 }
 
+static bool take_template(struct reader *r) {
+    uint64_t n;
+    char *to;
+    if (!get_uint(r, 8, &n))
+        return false;
+    if (n > STRING_BYTES_MAX)
+        return fail(r, "a string in it is too long");
+    td_buf_clear(&r->chat->text); // said twice: the library takes the last one too, or refuses the file
+    to = td_buf_reserve(&r->chat->text, (size_t)n);
+    if ((n && !to) || !get(r, to, (size_t)n))
+        return fail(r, "there is no memory for a string in it");
+    td_buf_grew(&r->chat->text, (size_t)n);
+    return true;
+}
+
 // Finds a word in a long string that goes by in pieces.
 static bool read_template(struct reader *r, struct td_gguf *g) {
     uint64_t n;
@@ -198,6 +215,10 @@ static bool read_pair(struct reader *r, struct td_gguf *g, uint64_t *alignment, 
         return fail(r, "a value in it has an unknown type");
     if (type == ARRAY)
         return read_array(r, g, key, kv_per_layer);
+    if (r->chat && !strcmp(key, "tokenizer.chat_template.tool_use"))
+        r->chat->plain = false;
+    if (r->chat && type == STRING && !strcmp(key, "tokenizer.chat_template"))
+        return take_template(r);
     if (type == STRING && ends_with(key, "tokenizer.chat_template"))
         return read_template(r, g);
     if (type == STRING) {
@@ -211,6 +232,8 @@ static bool read_pair(struct reader *r, struct td_gguf *g, uint64_t *alignment, 
         return false;
     if (ends_with(key, ".attention.causal") && type == BOOL && !v)
         g->embeds_only = true;
+    r->no_bos |= type == BOOL && !v && !strcmp(key, "tokenizer.ggml.add_bos_token");
+    r->eos |= type == BOOL && v && !strcmp(key, "tokenizer.ggml.add_eos_token");
     if (type != F32 && type != F64)
         learn_number(g, key, v);
     if (!strcmp(key, "split.count") && (v > UINT16_MAX || type == F32 || type == F64))
@@ -339,6 +362,29 @@ enum td_err td_gguf_add_part(struct td_gguf *whole, const struct td_gguf *part, 
                             "the model file is refused: its parts have %u tensors, of %llu it speaks",
                             whole->tensor_count, (unsigned long long)whole->all_tensors);
     return TD_OK;
+}
+
+enum td_err td_gguf_chat_read(int fd, struct td_gguf_chat *out, struct td_error *e) {
+    struct stat st;
+    struct td_gguf g = {0};
+    char magic[4];
+    uint64_t version, tensors, pairs = 0, alignment;
+    bool kv_per_layer;
+    td_buf_init(&out->text, STRING_BYTES_MAX);
+    out->plain = true;
+    if (fstat(fd, &st) != 0)
+        return td_error_set(e, TD_ERR_IO, "the model file cannot be read");
+    struct reader r = {.fd = fd, .size = (uint64_t)st.st_size, .chat = out};
+    bool ok = get(&r, magic, sizeof magic) && get_uint(&r, 4, &version) && get_uint(&r, 8, &tensors) &&
+              get_uint(&r, 8, &pairs) && pairs <= PAIRS_MAX;
+    for (uint64_t i = 0; ok && i < pairs; i++)
+        ok = read_pair(&r, &g, &alignment, &kv_per_layer);
+    out->plain &= r.no_bos && !r.eos;
+    if (ok)
+        return TD_OK;
+    td_buf_finish(&out->text);
+    return td_error_set(e, r.io_failed ? TD_ERR_IO : TD_ERR_HOST_LOAD, "the model file is refused: %s",
+                        r.why ? r.why : "it claims an impossible number of values");
 }
 
 uint64_t td_gguf_memory(const struct td_gguf *g, uint32_t context, uint32_t parallel) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "base/mem.h"
 
 struct td_gguf {
     uint64_t file_bytes, data_offset, tensor_bytes; // tensor_bytes: all weights
@@ -28,6 +29,15 @@ enum td_err td_gguf_check(int fd, struct td_gguf *out, struct td_error *e) TD_MU
 // with the last of them tensors are missing.
 enum td_err td_gguf_add_part(struct td_gguf *whole, const struct td_gguf *part, uint32_t number,
                              struct td_error *e) TD_MUST_USE;
+// The chat template as the file has it, before anybody loads the model: for the guest, which makes it ready meanwhile.
+// `plain`: the file says that no token goes before a prompt, none that one goes after it, and has no second template
+// for tools. `text` is empty where there is none; free it with td_buf_finish. Reads what td_gguf_check accepted; its
+// errors.
+struct td_gguf_chat {
+    struct td_buf text;
+    bool plain;
+};
+enum td_err td_gguf_chat_read(int fd, struct td_gguf_chat *out, struct td_error *e) TD_MUST_USE;
 // Weights, key-value memory of `parallel` requests of `context` tokens, compute buffers, the program itself.
 uint64_t td_gguf_memory(const struct td_gguf *g, uint32_t context, uint32_t parallel);
 

@@ -15,6 +15,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/counters.h"
 #include "base/time.h"
 #include "local/guest.h"
 
@@ -65,6 +66,7 @@ struct td_local {
     struct td_timer *sweeper; // closes broken links outside of their own callbacks
     struct td_token *tokens;  // scratch for one event
     size_t token_cap;
+    struct td_counter *known, *made;
 };
 
 // ---- links
@@ -341,8 +343,11 @@ static bool on_frame(struct td_attempt *a, const struct td_frame *f, bool *alive
         struct td_proto_reader r;
         td_proto_read(&r, f->body);
         event = (struct td_event){.type = TD_EV_START, .start = {.model = td_proto_get_str(&r)}};
+        uint32_t how = td_proto_get_u32(&r);
         if (!td_proto_ok(&r) || !td_str_is_utf8(event.start.model))
             return false;
+        if (how & (TD_PROTO_START_KNOWN | TD_PROTO_START_MADE))
+            td_counter_add(how & TD_PROTO_START_KNOWN ? a->local->known : a->local->made, 1);
         *alive = emit(a, &event);
         return true;
     }
@@ -673,6 +678,10 @@ enum td_err td_local_create(struct td_manager *manager, unsigned worker, struct 
     if (!local)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
     *local = (struct td_local){.base = {&ops}, .manager = manager, .worker = worker, .loop = loop};
+    local->known = td_counter_get("tandem_local_chats_prepared_total",
+                                  "Local chats whose tools' parser and grammar were there when they came.");
+    local->made = td_counter_get("tandem_local_chats_unprepared_total",
+                                 "Local chats for which a parser and a grammar had to be made.");
     local->sweeper = td_timer_create(loop, on_sweep, local);
     enum td_err err =
         local->sweeper ? td_manager_attach(manager, worker, loop, on_models_changed, local) : TD_ERR_NOMEM;

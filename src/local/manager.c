@@ -65,6 +65,7 @@ struct td_model {
     struct td_model *next;
     uint64_t number; // from 1
     char *path, *name;
+    char *tools_file; // what requests are likely to bring; NULL none. As the target that came last says
     uint32_t context, parallel, threads, gpu_layers;
     uint64_t memory_bytes_max;
     struct td_guest *loading, *ready;
@@ -335,21 +336,53 @@ static int spawn(struct td_manager *m, const int *files, unsigned count, unsigne
     return rc;
 }
 
-static enum td_err send_setup(const struct td_model *model, uint32_t context, int control) {
-    struct td_buf b;
-    struct td_proto_setup s = {TD_PROTO_VERSION,  context, model->parallel,       model->threads,
-                               model->gpu_layers, 0,       td_str_of(model->name)};
-    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
+// The guest works without them, only its first answer comes later: so what cannot be read is no failure.
+static void read_tools(const char *path, struct td_buf *out) {
+    int file = path ? open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK) : -1;
+    char *to = file >= 0 ? td_buf_reserve(out, TD_PROTO_PREPARE_BYTES_MAX + 1) : NULL;
+    ssize_t n = 1;
+    while (to && n > 0 && out->n <= TD_PROTO_PREPARE_BYTES_MAX)
+        if ((n = read(file, out->p + out->n, TD_PROTO_PREPARE_BYTES_MAX + 1 - out->n)) > 0)
+            td_buf_grew(out, (size_t)n);
+    if (path && (!to || n < 0 || out->n > TD_PROTO_PREPARE_BYTES_MAX)) {
+        td_log(TD_LOG_WARN, "local", NULL, "while=\"reading the tools to prepare\" err=%s",
+               td_err_code(!to || n < 0 ? TD_ERR_IO : TD_ERR_LIMIT));
+        td_buf_clear(out);
+    }
+    if (file >= 0)
+        close(file);
+}
+
+static enum td_err send_setup(const struct td_model *model, const char *tools_file, uint32_t context, int control) {
+    struct td_buf b, tools;
+    td_buf_init(&tools, TD_PROTO_PREPARE_BYTES_MAX + 1);
+    read_tools(tools_file, &tools);
+    struct td_proto_setup s = {.version = TD_PROTO_VERSION,
+                               .context = context,
+                               .parallel = model->parallel,
+                               .threads = model->threads,
+                               .gpu_layers = model->gpu_layers,
+                               .prepares = tools.n > 0,
+                               .name = td_str_of(model->name)};
+    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX + TD_PROTO_PREPARE_BYTES_MAX);
     enum td_err err = td_proto_put_setup(&b, &s);
+    if (err == TD_OK && tools.n) {
+        struct td_proto_writer w;
+        td_proto_begin(&w, &b, TD_FRAME_PREPARE, 0);
+        td_proto_bytes(&w, tools.p, tools.n);
+        err = td_proto_end(&w);
+    }
     if (err == TD_OK && send(control, b.p, b.n, MSG_NOSIGNAL) != (ssize_t)b.n)
         err = TD_ERR_IO;
     td_buf_finish(&b);
+    td_buf_finish(&tools);
     return err;
 }
 
 // Spawns a guest that gets the open model files. Without the lock: nothing here is shared yet.
-static enum td_err start_guest(struct td_manager *m, struct td_model *model, const struct td_model_files *parts,
-                               uint32_t context, struct td_guest **out, struct td_error *e) {
+static enum td_err start_guest(struct td_manager *m, struct td_model *model, const char *tools_file,
+                               const struct td_model_files *parts, uint32_t context, struct td_guest **out,
+                               struct td_error *e) {
     int files[WORKERS_MAX + TD_MODEL_PARTS_MAX + 1];
     unsigned count = 0;
     enum td_err err = TD_OK;
@@ -375,7 +408,7 @@ static enum td_err start_guest(struct td_manager *m, struct td_model *model, con
         close(files[i]);
     if (!err) {
         g->pidfd = (int)syscall(SYS_pidfd_open, g->pid, 0);
-        err = send_setup(model, context, g->control);
+        err = send_setup(model, tools_file, context, g->control);
     }
     if (err) {
         if (g->pid > 0) {
@@ -472,8 +505,10 @@ static void try_start(struct td_manager *m, struct td_model *model) {
         err = td_error_set(&e, TD_ERR_HOST_MEMORY, "other models that are serving hold the memory");
     }
     if (!err) {
+        char *tools_file = model->tools_file ? td_strdup(model->tools_file) : NULL; // another target may change it
         pthread_mutex_unlock(&m->lock);
-        err = start_guest(m, model, &files, context, &g, &e);
+        err = start_guest(m, model, tools_file, &files, context, &g, &e);
+        td_free(tools_file);
         pthread_mutex_lock(&m->lock);
     }
     if (err) {
@@ -692,8 +727,21 @@ static struct td_model *find_model(struct td_manager *m, const struct td_target 
     return NULL;
 }
 
+// For the next load. Without memory it stays as it was.
+static void take_tools_file(struct td_model *model, const struct td_target *t) {
+    if (td_str_is(t->tools_file, model->tools_file ? model->tools_file : ""))
+        return;
+    char *copy = t->tools_file.n ? td_strndup(t->tools_file.p, t->tools_file.n) : NULL;
+    if (t->tools_file.n && !copy)
+        return;
+    td_free(model->tools_file);
+    model->tools_file = copy;
+}
+
 static struct td_model *find_or_add(struct td_manager *m, const struct td_target *t) {
     struct td_model *model = find_model(m, t);
+    if (model)
+        take_tools_file(model, t);
     if (model || m->model_count >= MODELS_MAX)
         return model;
     if (t->parallel > 64 || !t->model.n)
@@ -727,6 +775,7 @@ static struct td_model *find_or_add(struct td_manager *m, const struct td_target
         td_free(model);
         return NULL;
     }
+    take_tools_file(model, t);
     m->models = model;
     m->model_count++;
     return model;
@@ -986,6 +1035,7 @@ void td_manager_destroy(struct td_manager *m) {
     while (m->models) {
         struct td_model *model = m->models;
         m->models = model->next;
+        td_free(model->tools_file);
         td_free(model->path);
         td_free(model->name);
         td_free(model);

@@ -121,6 +121,7 @@ enum td_err td_proto_put_setup(struct td_buf *out, const struct td_proto_setup *
     td_proto_u32(&w, s->threads);
     td_proto_u32(&w, s->gpu_layers);
     td_proto_u64(&w, s->memory_bytes_max);
+    td_proto_u32(&w, s->prepares);
     td_proto_str(&w, s->name);
     return td_proto_end(&w);
 }
@@ -134,8 +135,10 @@ bool td_proto_get_setup(struct td_str body, struct td_proto_setup *s) {
     s->threads = td_proto_get_u32(&r);
     s->gpu_layers = td_proto_get_u32(&r);
     s->memory_bytes_max = td_proto_get_u64(&r);
+    uint32_t prepares = td_proto_get_u32(&r);
+    s->prepares = prepares == 1;
     s->name = td_proto_get_str(&r);
-    return td_proto_ok(&r);
+    return td_proto_ok(&r) && prepares <= 1;
 }
 
 enum td_err td_proto_put_ready(struct td_buf *out, const struct td_proto_ready *s) {

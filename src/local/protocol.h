@@ -11,16 +11,18 @@
 #include "base/limits.h"
 #include "base/mem.h"
 
-#define TD_PROTO_VERSION 1u
+#define TD_PROTO_VERSION 2u
 #define TD_PROTO_HEADER_BYTES 12u
-#define TD_PROTO_CONTROL_BYTES_MAX 4096u // frames of the control connection are small
-#define TD_PROTO_CREDITS 128u            // event frames a request may have on the way before the house answers
-#define TD_PROTO_TOKENS_MAX 4096u        // token records in one frame
+#define TD_PROTO_CONTROL_BYTES_MAX 4096u       // frames of the control connection are small
+#define TD_PROTO_CREDITS 128u                  // event frames a request may have on the way before the house answers
+#define TD_PROTO_TOKENS_MAX 4096u              // token records in one frame
+#define TD_PROTO_PREPARE_BYTES_MAX (64u << 10) // goes into an empty socket whole: the manager's thread never waits
 
 enum td_frame_type {
     // house → guest, control
     TD_FRAME_SETUP = 1, // how to load: struct td_proto_setup
     TD_FRAME_PING,      // are you alive? The engine answers with BEAT between two steps
+    TD_FRAME_PREPARE,   // right after SETUP where that says so: tools that requests are likely to bring, JSON array
     // guest → house, control
     TD_FRAME_READY,  // loaded: struct td_proto_ready
     TD_FRAME_FAILED, // cannot load: code, message; the guest ends
@@ -30,7 +32,7 @@ enum td_frame_type {
     TD_FRAME_CREDIT,  // u32 more event frames may come
     TD_FRAME_CANCEL,  // stop it; nothing more comes for this id
     // guest → house, a worker's connection
-    TD_FRAME_START,     // model name
+    TD_FRAME_START,     // model name, u32 TD_PROTO_START_…
     TD_FRAME_TEXT,      // u32 choice, text, tokens
     TD_FRAME_REASONING, // u32 choice, text, tokens
     TD_FRAME_TOOL,      // u32 choice, u32 index, id, name, arguments, tokens
@@ -87,6 +89,7 @@ static inline bool td_proto_ok(const struct td_proto_reader *r) {
 struct td_proto_setup {
     uint32_t version, context, parallel, threads, gpu_layers;
     uint64_t memory_bytes_max; // the guest refuses to exceed it (RLIMIT_AS where the platform has it); 0 none
+    bool prepares;             // a PREPARE frame follows
     struct td_str name;        // for START frames
 };
 enum td_err td_proto_put_setup(struct td_buf *out, const struct td_proto_setup *s) TD_MUST_USE;
@@ -100,6 +103,9 @@ struct td_proto_ready {
 enum td_sandbox { TD_SANDBOX_SECCOMP = 1, TD_SANDBOX_LANDLOCK = 2 };
 enum td_err td_proto_put_ready(struct td_buf *out, const struct td_proto_ready *s) TD_MUST_USE;
 bool td_proto_get_ready(struct td_str body, struct td_proto_ready *s);
+
+// START: what this chat's tools and format ask for (parser, grammar) was made for it, or was there when it came.
+enum { TD_PROTO_START_MADE = 1, TD_PROTO_START_KNOWN = 2 };
 
 enum { TD_PROTO_WANT_TOKENS = 1 }; // token texts and alternatives, not only probabilities
 struct td_proto_request {

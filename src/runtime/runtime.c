@@ -388,18 +388,7 @@ static enum td_err make_worker(struct td_runtime *rt, unsigned i, struct td_erro
     return err;
 }
 
-static enum td_err make_manager(struct td_runtime *rt, struct td_error *e) {
-    if (!rt->host_path)
-        return TD_OK; // no model host installed: device targets say so
-    struct td_manager_options options = {.host_path = rt->host_path,
-                                         .workers = rt->worker_count,
-                                         .memory_bytes_max = rt->config->memory_bytes_max,
-                                         .idle_unload_ms =
-                                             rt->config->idle_unload_s ? rt->config->idle_unload_s * 1000 : UINT32_MAX};
-    return td_manager_create(&options, &rt->manager, e);
-}
-
-static enum td_err make_workers(struct td_runtime *rt, const struct td_options *options, struct td_error *e) {
+static void count_workers(struct td_runtime *rt, const struct td_options *options) {
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     rt->worker_count = options->workers      ? options->workers
                        : rt->config->workers ? rt->config->workers
@@ -408,13 +397,28 @@ static enum td_err make_workers(struct td_runtime *rt, const struct td_options *
         rt->worker_count = 1;
     if (rt->worker_count > TD_WORKERS_MAX)
         rt->worker_count = TD_WORKERS_MAX;
-    enum td_err err = make_manager(rt, e);
-    if (err == TD_OK)
-        look_at_models(rt, rt->config);
-    for (unsigned i = 0; err == TD_OK && i < rt->worker_count; i++)
-        err = make_worker(rt, i, e);
+}
+
+// Before all that takes time here: the small models load meanwhile, on another core.
+static enum td_err start_models(struct td_runtime *rt, struct td_error *e) {
+    if (!rt->host_path)
+        return TD_OK; // no model host installed: device targets say so
+    struct td_manager_options options = {.host_path = rt->host_path,
+                                         .workers = rt->worker_count,
+                                         .memory_bytes_max = rt->config->memory_bytes_max,
+                                         .idle_unload_ms =
+                                             rt->config->idle_unload_s ? rt->config->idle_unload_s * 1000 : UINT32_MAX};
+    enum td_err err = td_manager_create(&options, &rt->manager, e);
     if (err == TD_OK)
         preload_small_models(rt);
+    return err;
+}
+
+static enum td_err make_workers(struct td_runtime *rt, struct td_error *e) {
+    enum td_err err = TD_OK;
+    look_at_models(rt, rt->config);
+    for (unsigned i = 0; err == TD_OK && i < rt->worker_count; i++)
+        err = make_worker(rt, i, e);
     return err;
 }
 
@@ -466,6 +470,10 @@ static enum td_err open_store(struct td_runtime *rt, struct td_error *e) {
 static enum td_err open_parts(struct td_runtime *rt, const struct td_options *options, struct td_error *e) {
     unsigned char secret[32];
     enum td_err err = take_options(rt, options, e);
+    if (err == TD_OK && !options->operator_only) {
+        count_workers(rt, options);
+        err = start_models(rt, e);
+    }
     if (err == TD_OK)
         err = open_store(rt, e);
     if (err == TD_OK)
@@ -482,7 +490,7 @@ static enum td_err open_parts(struct td_runtime *rt, const struct td_options *op
     td_health_force_link(rt->health, rt->config->connectivity);
     if (options->operator_only)
         return TD_OK;
-    err = make_workers(rt, options, e);
+    err = make_workers(rt, e);
     if (err == TD_OK && (err = td_events_start(rt, &rt->events)) != TD_OK)
         td_error_set(e, err, "a thread could not be started");
     return err;

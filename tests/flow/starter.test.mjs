@@ -31,6 +31,13 @@ const commands = {
   "what is 18 % of 240": ["calculate", { expression: "18 % of 240" }],
   "add milk to my shopping list": ["shopping_list", { action: "add", item: "milk" }],
 };
+test("what the first command asks for was made while the model was loading", async () => {
+  assert.equal((await ask("set a timer for 10 minutes")).name, "timer");
+  const metrics = await (await fetch(t.url + "/metrics")).text();
+  assert.match(metrics, /^tandem_local_chats_prepared_total 1$/m);
+  assert.match(metrics, /^tandem_local_chats_unprepared_total 0$/m);
+});
+
 for (const [text, [name, args]] of Object.entries(commands))
   test(text, async () => assert.deepEqual(await ask(text), { name, arguments: args }));
 

@@ -3,12 +3,13 @@
 #include "unit.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stdio.h>
 
 #include "base/json.h"
 #include "host/chat.h"
 
-static struct llama_model *model;
+static struct llama_model *model, *starter;
 static struct host_templates *templates;
 
 struct got {
@@ -175,8 +176,119 @@ static void bad_messages_are_a_typed_error_without_their_text(void **state) {
     }
 }
 
+#define TIMER                                                                                                          \
+    "[{\"type\":\"function\",\"function\":{\"name\":\"timer\",\"parameters\":{\"type\":\"object\",\"properties\":{"    \
+    "\"action\":{\"type\":\"string\",\"enum\":[\"set\",\"check\",\"cancel\"]},\"duration\":{\"type\":\"string\"},"     \
+    "\"label\":{\"type\":\"string\"}},\"required\":[\"action\"]}}}]"
+#define CALL                                                                                                           \
+    "<tool_call>{\"name\":\"timer\",\"arguments\":{\"action\":\"set\",\"duration\":\"10 minutes\"}}</tool_call>"
+
+static struct host_turn *turn_in(const struct host_templates *t, const char *tools) {
+    struct host_turn *turn;
+    struct td_error e = {0};
+    struct host_turn_in in = {.messages = td_str_of(hello), .tools = td_str_of(tools), .parallel_tools = -1};
+    in.tool_choice = in.tools.n ? TD_STR("auto") : TD_STR_NONE;
+    assert_ok(host_turn_create(t, &in, &turn, &e));
+    return turn;
+}
+
+static void *prepare(void *t) {
+    host_templates_prepare(t);
+    return NULL;
+}
+
+static void same_turns(const struct host_turn *a, const struct host_turn *b) {
+    struct got of_a, of_b;
+    assert_true(td_str_eq(host_turn_prompt(a), host_turn_prompt(b)));
+    assert_int_equal(host_turn_stop_count(a), host_turn_stop_count(b));
+    for (size_t i = 0; i < host_turn_stop_count(a); i++)
+        assert_true(td_str_eq(host_turn_stop(a, i), host_turn_stop(b, i)));
+    for (llama_token i = 0; i < llama_vocab_n_tokens(llama_model_get_vocab(starter)); i++)
+        assert_int_equal(host_turn_preserves(a, i), host_turn_preserves(b, i));
+    open_got(&of_a);
+    open_got(&of_b);
+    assert_ok(feed(a, CALL, 5, &of_a));
+    assert_ok(feed(b, CALL, 5, &of_b));
+    assert_int_equal(of_a.calls, of_b.calls);
+    assert_true(td_str_eq(td_buf_str(&of_a.arguments[0]), td_buf_str(&of_b.arguments[0])));
+    assert_true(td_str_eq(td_buf_str(&of_a.text), td_buf_str(&of_b.text)));
+    close_got(&of_a);
+    close_got(&of_b);
+}
+
+// What was made ready while the model was loading is what would have been made of the model.
+static void early_templates_make_the_same_of_a_chat(void **state) {
+    (void)state;
+    pthread_t thread;
+    struct td_error e = {0};
+    static const char *const tools[] = {TIMER, ""};
+    struct host_templates *early = host_templates_early(td_str_of(llama_model_chat_template(starter, NULL)));
+    struct host_templates *late = host_templates_create(starter, "", &e);
+    assert_non_null(early);
+    assert_non_null(late);
+    assert_int_equal(host_templates_tools(early), host_templates_tools(late));
+    host_templates_expect(early, TD_STR(TIMER));
+    assert_int_equal(pthread_create(&thread, NULL, prepare, early), 0);
+    assert_true(host_templates_adopt(early, starter));
+    for (size_t i = 0; i < 2; i++)
+        for (int again = 0; again < 2; again++) {
+            struct host_turn *a = turn_in(early, tools[i]), *b = turn_in(late, tools[i]);
+            assert_int_equal(host_turn_known(a), again || i == 0); // the turn waited for what was being made
+            assert_int_equal(host_turn_known(b), again);
+            same_turns(a, b);
+            host_turn_destroy(a);
+            host_turn_destroy(b);
+        }
+    pthread_join(thread, NULL);
+    host_templates_destroy(early);
+    host_templates_destroy(late);
+}
+
+static void early_templates_of_another_model_are_refused(void **state) {
+    (void)state;
+    pthread_t thread;
+    struct host_templates *early = host_templates_early(td_str_of(llama_model_chat_template(starter, NULL)));
+    assert_non_null(early);
+    host_templates_expect(early, TD_STR(TIMER));
+    assert_int_equal(pthread_create(&thread, NULL, prepare, early), 0);
+    assert_false(host_templates_adopt(early, model));
+    pthread_join(thread, NULL); // it does not wait for ever
+    host_templates_destroy(early);
+    // This model's prompts begin with a token of its own.
+    assert_true(llama_vocab_get_add_bos(llama_model_get_vocab(model)));
+    early = host_templates_early(TD_STR("{% for m in messages %}{{ m.content }}{% endfor %}"));
+    assert_non_null(early);
+    assert_false(host_templates_adopt(early, model));
+    host_templates_destroy(early);
+}
+
+static void what_takes_the_model_is_not_made_early(void **state) {
+    (void)state;
+    static const char *const sources[] = {"", "chatml", "{{ bos_token }}{{ messages[0].content }}",
+                                          "{{ messages[0].content }}{{ eos_token }}", "{% if %}"};
+    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++)
+        assert_null(host_templates_early(td_str_of(sources[i])));
+}
+
+// What cannot be made is nobody's failure: turns do without.
+static void tools_that_cannot_be_prepared_hold_nobody_up(void **state) {
+    (void)state;
+    struct td_error e = {0};
+    static const char *const tools[] = {"[1]", "{", "[{\"type\":\"function\"}]"};
+    for (size_t i = 0; i < sizeof tools / sizeof *tools; i++) {
+        struct host_templates *t = host_templates_create(starter, "", &e);
+        assert_non_null(t);
+        host_templates_expect(t, td_str_of(tools[i]));
+        host_templates_prepare(t);
+        struct host_turn *turn = turn_in(t, TIMER);
+        assert_false(host_turn_known(turn));
+        host_turn_destroy(turn);
+        host_templates_destroy(t);
+    }
+}
+
 int main(int argc, char **argv) {
-    if (argc != 2)
+    if (argc != 3)
         return 2;
     Dl_info where;
     char folder[4096];
@@ -189,7 +301,8 @@ int main(int argc, char **argv) {
     ggml_backend_load_all_from_path(folder);
     model = llama_model_load_from_file(argv[1], llama_model_default_params());
     templates = model ? host_templates_create(model, "", &e) : NULL;
-    if (!templates)
+    starter = llama_model_load_from_file(argv[2], llama_model_default_params());
+    if (!templates || !starter)
         return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_call_comes_in_pieces_that_make_its_arguments),
@@ -197,9 +310,14 @@ int main(int argc, char **argv) {
         cmocka_unit_test(plain_text_stays_plain_text),
         cmocka_unit_test(a_continued_answer_does_not_repeat_its_beginning),
         cmocka_unit_test(bad_messages_are_a_typed_error_without_their_text),
+        cmocka_unit_test(early_templates_make_the_same_of_a_chat),
+        cmocka_unit_test(early_templates_of_another_model_are_refused),
+        cmocka_unit_test(what_takes_the_model_is_not_made_early),
+        cmocka_unit_test(tools_that_cannot_be_prepared_hold_nobody_up),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     host_templates_destroy(templates);
     llama_model_free(model);
+    llama_model_free(starter);
     return failed;
 }

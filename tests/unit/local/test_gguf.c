@@ -98,6 +98,75 @@ static void a_good_file_passes_and_is_understood(void **state) {
     assert_true(td_gguf_memory(&g, 256, 3) - td_gguf_memory(&g, 256, 2) >= 2 * 8 * 32 * 256);
 }
 
+static void put_flag(struct file *f, const char *key, bool v) {
+    put_string(f, key);
+    put(f, 7, 4);
+    put(f, v, 1);
+}
+
+static enum td_err read_chat(struct file *f, size_t cut, struct td_gguf_chat *out) {
+    struct td_error e = {TD_OK, ""};
+    int fd = memfd_create("gguf", MFD_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, f->b.p, f->b.n - cut), f->b.n - cut);
+    enum td_err err = td_gguf_chat_read(fd, out, &e);
+    close(fd);
+    assert_true(err == TD_OK || e.message[0] != 0);
+    return err;
+}
+
+// Only where nothing but the template's text is needed: no token before or after a prompt, no other text for tools.
+static void the_chat_template_is_read_where_it_is_all_there_is(void **state) {
+    (void)state;
+    static const struct {
+        const char *key;
+        bool value, plain;
+    } rows[] = {{"tokenizer.ggml.add_bos_token", false, true},
+                {"tokenizer.ggml.add_bos_token", true, false},
+                {"tokenizer.ggml.add_eos_token", false, false}, // and of the first token the file says nothing
+                {"some.other_key", false, false}};
+    struct td_gguf_chat chat;
+    struct file f;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        begin(&f, 3, 1, 7);
+        put_string(&f, "tokenizer.chat_template");
+        put(&f, 8, 4);
+        put_string(&f, "{{ messages }}");
+        put_flag(&f, rows[i].key, rows[i].value);
+        put_model(&f);
+        assert_ok(read_chat(&f, 0, &chat));
+        assert_str(td_buf_str(&chat.text), "{{ messages }}");
+        assert_int_equal(chat.plain, rows[i].plain);
+        td_buf_finish(&chat.text);
+        for (size_t cut = 1; cut < f.b.n; cut++)
+            assert_int_equal(read_chat(&f, cut, &chat), TD_ERR_HOST_LOAD);
+        td_buf_finish(&f.b);
+    }
+    static const char *const others[] = {"tokenizer.chat_template.tool_use", "tokenizer.ggml.add_eos_token"};
+    for (size_t i = 0; i < 2; i++) {
+        begin(&f, 3, 1, 2);
+        put_flag(&f, "tokenizer.ggml.add_bos_token", false);
+        if (i == 0) {
+            put_string(&f, others[i]);
+            put(&f, 8, 4);
+            put_string(&f, "{{ tools }}");
+        } else {
+            put_flag(&f, others[i], true);
+        }
+        assert_ok(read_chat(&f, 0, &chat));
+        assert_false(chat.plain);
+        assert_int_equal(chat.text.n, 0);
+        td_buf_finish(&chat.text);
+        td_buf_finish(&f.b);
+    }
+    begin(&f, 3, 1, 1);
+    put_string(&f, "tokenizer.chat_template");
+    put(&f, 8, 4);
+    put(&f, (16u << 20) + 1, 8);
+    assert_int_equal(read_chat(&f, 0, &chat), TD_ERR_HOST_LOAD);
+    td_buf_finish(&f.b);
+}
+
 static void every_cut_of_the_file_is_refused(void **state) {
     (void)state;
     struct file whole;
@@ -250,6 +319,7 @@ static void what_is_no_file_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_good_file_passes_and_is_understood),
+        cmocka_unit_test(the_chat_template_is_read_where_it_is_all_there_is),
         cmocka_unit_test(every_cut_of_the_file_is_refused),
         cmocka_unit_test(wrong_magic_and_versions_are_refused),
         cmocka_unit_test(huge_counts_are_refused_before_anything_is_made_of_them),

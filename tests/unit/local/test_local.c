@@ -4,9 +4,11 @@
 
 #include <signal.h>
 
+#include "base/counters.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "local.h"
+#include "local/protocol.h"
 
 #define WAIT_MS 30000
 
@@ -171,6 +173,72 @@ static void a_schema_is_enforced(void **state) {
     "\"properties\":{}}}},{\"type\":\"function\",\"function\":{\"name\":\"set_timer\",\"description\":\"d\","          \
     "\"parameters\":{\"type\":\"object\",\"properties\":{\"seconds\":{\"type\":\"integer\"}},\"required\":["           \
     "\"seconds\"]}}}]"
+
+static const char *write_tools(const char *text, size_t n) {
+    static char path[64];
+    snprintf(path, sizeof path, "/tmp/tandem-tools-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, n), n);
+    close(fd);
+    return path;
+}
+
+// A model of its own (by `parallel`) that is told of tools, and one chat with other tools or these.
+static void chat_with_tools(const char *path, uint32_t parallel, const char *tools) {
+    struct ask a;
+    char body[1024];
+    snprintf(body, sizeof body,
+             "{\"messages\":[{\"role\":\"user\",\"content\":\"timer\"}],\"max_tokens\":4,\"temperature\":0,%s}", tools);
+    ask_open(&a, &h, tiny, TD_KIND_CHAT, body);
+    a.target.parallel = parallel;
+    a.target.tools_file = td_str_of(path);
+    assert_true(ask_all(&a, WAIT_MS));
+    assert_int_equal(a.error, TD_OK);
+    ask_close(&a);
+}
+
+static void tools_that_were_announced_are_prepared_with_the_load(void **state) {
+    (void)state;
+    struct td_counter *known = td_counter_get("tandem_local_chats_prepared_total", ""),
+                      *made = td_counter_get("tandem_local_chats_unprepared_total", "");
+    uint64_t knew = td_counter_value(known), had_to = td_counter_value(made);
+    // As a file has it: spaced, and in an object.
+    static const char text[] =
+        "{ \"tools\" : [ { \"type\" : \"function\", \"function\" : { \"name\" : \"announced\", \"parameters\" : {\n"
+        "  \"type\" : \"object\", \"properties\" : { } } } } ] }";
+    static const char same[] = "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"announced\",\"parameters\":{"
+                               "\"type\":\"object\",\"properties\":{}}}}]";
+    const char *path = write_tools(text, sizeof text - 1);
+    chat_with_tools(path, 2, same);
+    assert_int_equal(td_counter_value(known), knew + 1);
+    chat_with_tools(path, 2, TOOLS);
+    assert_int_equal(td_counter_value(known), knew + 1);
+    assert_int_equal(td_counter_value(made), had_to + 1);
+    chat_with_tools(path, 2, TOOLS);
+    assert_int_equal(td_counter_value(known), knew + 2);
+    assert_int_equal(td_counter_value(made), had_to + 1);
+    unlink(path);
+}
+
+static void tools_files_that_are_of_no_use_do_no_harm(void **state) {
+    (void)state;
+    static char text[TD_PROTO_PREPARE_BYTES_MAX + 1];
+    struct td_counter *made = td_counter_get("tandem_local_chats_unprepared_total", "");
+    uint64_t had_to = td_counter_value(made);
+    chat_with_tools("/nowhere/tools.json", 3, TOOLS);
+    memset(text, ' ', sizeof text);
+    memcpy(text, "[]", 2);
+    for (uint32_t less = 0; less < 2; less++) { // over the limit, and at it
+        const char *path = write_tools(text, sizeof text - less);
+        chat_with_tools(path, 5 + less, TOOLS);
+        unlink(path);
+    }
+    const char *path = write_tools("no JSON", 7);
+    chat_with_tools(path, 7, TOOLS);
+    unlink(path);
+    assert_int_equal(td_counter_value(made), had_to + 4);
+}
 
 static void a_named_tool_must_be_among_the_tools(void **state) {
     (void)state;
@@ -473,6 +541,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(several_choices_come_from_one_prompt),
         cmocka_unit_test(the_same_seed_gives_the_same_answer),
         cmocka_unit_test(a_schema_is_enforced),
+        cmocka_unit_test(tools_that_were_announced_are_prepared_with_the_load),
+        cmocka_unit_test(tools_files_that_are_of_no_use_do_no_harm),
         cmocka_unit_test(a_named_tool_must_be_among_the_tools),
         cmocka_unit_test(what_is_out_of_range_is_a_typed_error),
         cmocka_unit_test(a_cancel_stops_the_decoding),

@@ -66,11 +66,12 @@ static void a_body_cut_or_too_long_is_not_read(void **state) {
     struct td_buf b;
     struct td_frame f;
     size_t used;
-    struct td_proto_setup setup = {.version = 1, .name = TD_STR("m")}, out;
+    struct td_proto_setup setup = {.version = 1, .prepares = true, .name = TD_STR("m")}, out;
     td_buf_init(&b, 4096);
     assert_ok(td_proto_put_setup(&b, &setup));
     assert_ok(td_proto_next(td_buf_str(&b), 4096, &f, &used));
     assert_true(td_proto_get_setup(f.body, &out));
+    assert_true(out.prepares);
     for (size_t n = 0; n < f.body.n; n++)
         assert_false(td_proto_get_setup(td_str_n(f.body.p, n), &out));
     assert_ok(td_buf_addc(&b, 0));
