@@ -240,6 +240,31 @@ static void tools_files_that_are_of_no_use_do_no_harm(void **state) {
     assert_int_equal(td_counter_value(made), had_to + 4);
 }
 
+static uint64_t resident_bytes(uint32_t parallel) {
+    char path[64], text[128] = "";
+    unsigned long long pages = 0;
+    struct td_manager_status s;
+    struct td_target target = {.model = td_str_of(tiny), .parallel = parallel, .context = 512};
+    td_manager_status(h.manager, &target, &s);
+    snprintf(path, sizeof path, "/proc/%d/statm", s.pid);
+    FILE *f = fopen(path, "re");
+    assert_non_null(f);
+    assert_non_null(fgets(text, sizeof text, f));
+    fclose(f);
+    assert_int_equal(sscanf(text, "%*u %llu", &pages), 1);
+    return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+// Keys and values for 64 requests are set aside, but memory only where a request has written some.
+static void memory_for_requests_that_never_come_is_not_taken(void **state) {
+    (void)state;
+    uint64_t cache =
+        2ull * 32 * 2 * 2 * 512 * 64; // layers, width of keys, keys and values, their bytes, tokens, requests
+    chat_with_tools("", 1, TOOLS);
+    chat_with_tools("", 64, TOOLS);
+    assert_true(resident_bytes(64) < resident_bytes(1) + cache / 2);
+}
+
 static void a_named_tool_must_be_among_the_tools(void **state) {
     (void)state;
     struct ask a;
@@ -543,6 +568,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(a_schema_is_enforced),
         cmocka_unit_test(tools_that_were_announced_are_prepared_with_the_load),
         cmocka_unit_test(tools_files_that_are_of_no_use_do_no_harm),
+        cmocka_unit_test(memory_for_requests_that_never_come_is_not_taken),
         cmocka_unit_test(a_named_tool_must_be_among_the_tools),
         cmocka_unit_test(what_is_out_of_range_is_a_typed_error),
         cmocka_unit_test(a_cancel_stops_the_decoding),
