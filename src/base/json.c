@@ -117,30 +117,30 @@ void td_json_pool_finish(struct td_json_pool *pool) {
     *pool = (struct td_json_pool){0};
 }
 
-td_json *td_json_get(td_json *obj, const char *key) {
-    td_json *v = yyjson_obj_get(obj, key);
+td_json *td_json_getn(td_json *obj, const char *key, size_t n) {
+    td_json *v = yyjson_obj_getn(obj, key, n);
     return yyjson_is_null(v) ? NULL : v;
 }
 
-struct td_str td_json_get_str(td_json *obj, const char *key) {
-    td_json *v = yyjson_obj_get(obj, key);
+struct td_str td_json_getn_str(td_json *obj, const char *key, size_t n) {
+    td_json *v = yyjson_obj_getn(obj, key, n);
     return yyjson_is_str(v) ? td_json_str(v) : TD_STR_NONE;
 }
 
-double td_json_get_num(td_json *obj, const char *key, double otherwise) {
-    td_json *v = yyjson_obj_get(obj, key);
+double td_json_getn_num(td_json *obj, const char *key, size_t n, double otherwise) {
+    td_json *v = yyjson_obj_getn(obj, key, n);
     return yyjson_is_num(v) ? yyjson_get_num(v) : otherwise;
 }
 
-int64_t td_json_get_int(td_json *obj, const char *key, int64_t otherwise) {
-    td_json *v = yyjson_obj_get(obj, key);
+int64_t td_json_getn_int(td_json *obj, const char *key, size_t n, int64_t otherwise) {
+    td_json *v = yyjson_obj_getn(obj, key, n);
     if (yyjson_is_uint(v) && yyjson_get_uint(v) > INT64_MAX)
         return otherwise;
     return yyjson_is_int(v) ? yyjson_get_sint(v) : otherwise;
 }
 
-bool td_json_get_bool(td_json *obj, const char *key, bool otherwise) {
-    td_json *v = yyjson_obj_get(obj, key);
+bool td_json_getn_bool(td_json *obj, const char *key, size_t n, bool otherwise) {
+    td_json *v = yyjson_obj_getn(obj, key, n);
     return yyjson_is_bool(v) ? yyjson_get_bool(v) : otherwise;
 }
 

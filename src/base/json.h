@@ -31,11 +31,17 @@ static inline struct td_str td_json_str(td_json *v) {
     return (struct td_str){yyjson_get_str(v), yyjson_get_len(v)};
 }
 // obj[key] or NULL; also NULL where obj is no object or the value is JSON null.
-td_json *td_json_get(td_json *obj, const char *key);
-struct td_str td_json_get_str(td_json *obj, const char *key); // {NULL,0} when absent or no string
-double td_json_get_num(td_json *obj, const char *key, double otherwise);
-int64_t td_json_get_int(td_json *obj, const char *key, int64_t otherwise);
-bool td_json_get_bool(td_json *obj, const char *key, bool otherwise);
+td_json *td_json_getn(td_json *obj, const char *key, size_t n);
+struct td_str td_json_getn_str(td_json *obj, const char *key, size_t n); // {NULL,0} when absent or no string
+double td_json_getn_num(td_json *obj, const char *key, size_t n, double otherwise);
+int64_t td_json_getn_int(td_json *obj, const char *key, size_t n, int64_t otherwise);
+bool td_json_getn_bool(td_json *obj, const char *key, size_t n, bool otherwise);
+// The same by a string, of a literal without measuring it anew each time.
+#define td_json_get(obj, key) td_json_getn(obj, key, strlen(key))
+#define td_json_get_str(obj, key) td_json_getn_str(obj, key, strlen(key))
+#define td_json_get_num(obj, key, otherwise) td_json_getn_num(obj, key, strlen(key), otherwise)
+#define td_json_get_int(obj, key, otherwise) td_json_getn_int(obj, key, strlen(key), otherwise)
+#define td_json_get_bool(obj, key, otherwise) td_json_getn_bool(obj, key, strlen(key), otherwise)
 // Appends the value as compact JSON.
 enum td_err td_json_write(td_json *v, struct td_buf *out) TD_MUST_USE;
 

@@ -96,6 +96,7 @@ static void *take_kept(size_t n) {
     if (!b)
         return malloc(kept_sizes[i]);
     kept.first[i] = b->next;
+    __builtin_prefetch(b->next); // the next one of this size finds where to go on, however long ago it was freed
     kept.bytes -= kept_sizes[i];
     return b;
 }
@@ -104,18 +105,32 @@ static bool is_kept_size(size_t n) {
     return kept.on && n <= KEPT_SIZE_MAX;
 }
 
-static bool keep(void *p) {
-    size_t n = kept.on && p ? malloc_usable_size(p) : 0;
-    if (n < kept_sizes[0] || n > KEPT_SIZE_MAX + SLACK_MAX)
-        return false;
-    unsigned i = size_within(n);
-    if (i >= KEPT_SIZES || kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX)
+static bool keep_as(void *p, unsigned i) {
+    if (kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX)
         return false;
     struct kept_block *b = p;
     b->next = kept.first[i];
     kept.first[i] = b;
     kept.bytes += kept_sizes[i];
     return true;
+}
+
+static bool keep(void *p) {
+    size_t n = kept.on && p ? malloc_usable_size(p) : 0;
+    if (n < kept_sizes[0] || n > KEPT_SIZE_MAX + SLACK_MAX)
+        return false;
+    unsigned i = size_within(n);
+    return i < KEPT_SIZES && keep_as(p, i);
+}
+
+// For owners that remember a block's size: `n` as block_size gave it. Asking the C library would read the block's
+// header, which after all that a request has done is in no cache any more.
+static size_t block_size(size_t n) {
+    return n <= KEPT_SIZE_MAX ? kept_sizes[size_for(n)] : n;
+}
+
+static bool keep_block(void *p, size_t n) {
+    return kept.on && n <= KEPT_SIZE_MAX && kept_sizes[size_for(n)] == n && keep_as(p, size_for(n));
 }
 
 static void *move_kept(void *p, size_t n) {
@@ -157,6 +172,15 @@ static void *move_kept(void *p, size_t n) {
 
 static bool keep(void *p) {
     (void)p;
+    return false;
+}
+
+static size_t block_size(size_t n) {
+    return n;
+}
+
+static bool keep_block(void *p, size_t n) {
+    (void)p, (void)n;
     return false;
 }
 
@@ -220,6 +244,17 @@ void td_free(void *p) {
         free(p);
 }
 
+// A block of at least *n bytes, *n becomes how many it has; give_block takes that number.
+static void *take_block(size_t *n) {
+    *n = block_size(*n);
+    return td_malloc(*n);
+}
+
+static void give_block(void *p, size_t n) {
+    if (p && !keep_block(p, n))
+        free(p);
+}
+
 #define CHUNK_MIN 1088u // one of the sizes that workers keep
 #define ALIGN 16
 
@@ -247,7 +282,7 @@ void td_arena_finish(struct td_arena *a) {
     }
     while (a->head) {
         struct td_arena_chunk *next = a->head->next;
-        td_free(a->head);
+        give_block(a->head, sizeof *next + a->head->cap);
         a->head = next;
     }
     a->used = 0;
@@ -268,11 +303,12 @@ void *td_arena_alloc(struct td_arena *a, size_t n) {
             cap = n;
         if (cap > (1u << 20) && cap > n)
             cap = n > (1u << 20) ? n : 1u << 20;
-        struct td_arena_chunk *c = td_malloc(sizeof *c + cap);
+        size_t size = sizeof(struct td_arena_chunk) + cap;
+        struct td_arena_chunk *c = take_block(&size);
         if (!c)
             return NULL;
         c->used = 0;
-        c->cap = cap;
+        c->cap = size - sizeof *c;
         if (a->head && n == cap && a->head->cap - a->head->used > 256) {
             // A single large block goes behind the head, whose rest stays useful.
             c->next = a->head->next;
@@ -366,12 +402,14 @@ enum td_err td_arena_on_finish(struct td_arena *a, void (*fn)(void *arg), void *
     return TD_OK;
 }
 
+#define MOVED_BYTES_MAX (64u << 10) // a larger buffer the C library may grow in its place
+
 void td_buf_init(struct td_buf *b, size_t ceiling) {
     *b = (struct td_buf){.ceiling = ceiling};
 }
 
 void td_buf_finish(struct td_buf *b) {
-    td_free(b->p);
+    give_block(b->p, b->cap);
     b->p = NULL;
     b->n = b->cap = 0;
 }
@@ -381,12 +419,17 @@ void td_buf_clear(struct td_buf *b) {
 }
 
 static enum td_err enlarge(struct td_buf *b, size_t n) {
-    size_t cap = b->cap ? b->cap : 128;
+    size_t cap = b->cap ? b->cap + b->cap - b->cap / 16 : 128; // the sizes of blocks lie a little over powers of two
     while (cap < b->n + n)
         cap *= 2;
-    char *p = td_realloc(b->p, cap);
+    cap = block_size(cap);
+    char *p = cap > MOVED_BYTES_MAX ? td_realloc(b->p, cap) : td_malloc(cap);
     if (!p)
         return TD_ERR_NOMEM;
+    if (b->n && cap <= MOVED_BYTES_MAX)
+        memcpy(p, b->p, b->n);
+    if (cap <= MOVED_BYTES_MAX)
+        give_block(b->p, b->cap);
     b->p = p;
     b->cap = cap;
     return TD_OK;
@@ -398,25 +441,13 @@ static inline enum td_err grow(struct td_buf *b, size_t n) {
     return b->cap - b->n >= n ? TD_OK : enlarge(b, n);
 }
 
-enum td_err td_buf_add(struct td_buf *b, const void *p, size_t n) {
+enum td_err td_buf_append(struct td_buf *b, const void *p, size_t n) {
     enum td_err err = grow(b, n);
     if (err == TD_OK && n) {
         memcpy(b->p + b->n, p, n);
         b->n += n;
     }
     return err;
-}
-
-enum td_err td_buf_add_str(struct td_buf *b, struct td_str s) {
-    return td_buf_add(b, s.p, s.n);
-}
-
-enum td_err td_buf_addz(struct td_buf *b, const char *z) {
-    return td_buf_add(b, z, strlen(z));
-}
-
-enum td_err td_buf_addc(struct td_buf *b, char c) {
-    return td_buf_add(b, &c, 1);
 }
 
 enum td_err td_buf_add_u64(struct td_buf *b, uint64_t v) {
@@ -442,16 +473,34 @@ enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {
     return err;
 }
 
-// Length of the leading run of `p` that needs no escape in a JSON string; sixteen bytes at a time.
+// Length of the leading run of `p` that needs no escape in a JSON string; sixty-four bytes at a time, sixteen, eight.
 static size_t json_plain(const char *p, size_t n) {
     typedef uint8_t block __attribute__((vector_size(16)));
     typedef uint64_t halves __attribute__((vector_size(16)));
+    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
     size_t i = 0;
+    for (; i + 4 * sizeof(block) <= n; i += 4 * sizeof(block)) {
+        block b[4], found = {0};
+        memcpy(b, p + i, sizeof b);
+        for (int k = 0; k < 4; k++)
+            found |= (block)((b[k] < 0x20) | (b[k] == '"') | (b[k] == '\\'));
+        if (((halves)found)[0] | ((halves)found)[1])
+            break;
+    }
     for (; i + sizeof(block) <= n; i += sizeof(block)) {
         block b;
         memcpy(&b, p + i, sizeof b);
         halves found = (halves)((b < 0x20) | (b == '"') | (b == '\\'));
         if (found[0] | found[1])
+            break;
+    }
+    for (; i + sizeof(uint64_t) <= n; i += sizeof(uint64_t)) {
+        uint64_t w, quote, back;
+        memcpy(&w, p + i, sizeof w);
+        quote = w ^ ones * '"';
+        back = w ^ ones * '\\';
+        // A byte borrows where it is below what is taken from it; one of 0x80 and more has its high bit and is plain.
+        if (((w - ones * 0x20) | (quote - ones) | (back - ones)) & ~w & high)
             break;
     }
     while (i < n && (unsigned char)p[i] >= 0x20 && p[i] != '"' && p[i] != '\\')
@@ -486,19 +535,19 @@ static size_t json_escape(unsigned char c, char esc[6]) {
 
 enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
     size_t before = b->n;
-    enum td_err err = grow(b, 2);
-    if (err == TD_OK && s.n)
-        err = grow(b, s.n + 2);
-    if (err == TD_OK)
-        b->p[b->n++] = '"';
-    for (size_t i = 0; err == TD_OK && i < s.n;) {
-        size_t run = json_plain(s.p + i, s.n - i);
+    size_t run = s.n < SIZE_MAX - 2 ? json_plain(s.p, s.n) : 0;
+    enum td_err err = s.n < SIZE_MAX - 2 ? grow(b, s.n + 2) : TD_ERR_LIMIT;
+    if (err != TD_OK)
+        return err;
+    b->p[b->n++] = '"';
+    for (size_t i = 0;;) {
         err = td_buf_add(b, s.p + i, run);
         i += run;
-        if (err == TD_OK && i < s.n) {
-            char esc[6];
-            err = td_buf_add(b, esc, json_escape((unsigned char)s.p[i++], esc));
-        }
+        if (err != TD_OK || i == s.n)
+            break;
+        char esc[6];
+        err = td_buf_add(b, esc, json_escape((unsigned char)s.p[i++], esc));
+        run = json_plain(s.p + i, s.n - i);
     }
     if (err == TD_OK)
         err = td_buf_addc(b, '"');

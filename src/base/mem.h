@@ -70,10 +70,25 @@ void td_buf_finish(struct td_buf *b);
 // Empties it, keeps the memory.
 void td_buf_clear(struct td_buf *b);
 // TD_ERR_LIMIT over the ceiling, TD_ERR_NOMEM without memory.
-enum td_err td_buf_add(struct td_buf *b, const void *p, size_t n) TD_MUST_USE;
-enum td_err td_buf_add_str(struct td_buf *b, struct td_str s) TD_MUST_USE;
-enum td_err td_buf_addz(struct td_buf *b, const char *z) TD_MUST_USE;
-enum td_err td_buf_addc(struct td_buf *b, char c) TD_MUST_USE;
+enum td_err td_buf_append(struct td_buf *b, const void *p, size_t n) TD_MUST_USE;
+// Inline for pieces whose length the compiler knows, of which an answer is put together by the hundred.
+TD_MUST_USE static inline enum td_err td_buf_add(struct td_buf *b, const void *p, size_t n) {
+    if (!__builtin_constant_p(n) || n > b->cap - b->n || n > b->ceiling - b->n)
+        return td_buf_append(b, p, n);
+    if (n)
+        memcpy(b->p + b->n, p, n);
+    b->n += n;
+    return TD_OK;
+}
+TD_MUST_USE static inline enum td_err td_buf_add_str(struct td_buf *b, struct td_str s) {
+    return td_buf_append(b, s.p, s.n);
+}
+TD_MUST_USE static inline enum td_err td_buf_addz(struct td_buf *b, const char *z) {
+    return td_buf_add(b, z, strlen(z));
+}
+TD_MUST_USE static inline enum td_err td_buf_addc(struct td_buf *b, char c) {
+    return td_buf_add(b, &c, 1);
+}
 // In decimal.
 enum td_err td_buf_add_u64(struct td_buf *b, uint64_t v) TD_MUST_USE;
 enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) TD_PRINTF(2, 3) TD_MUST_USE;

@@ -122,10 +122,16 @@ unsigned td_str_distance(struct td_str a, struct td_str b, unsigned max) {
 }
 
 size_t td_str_digits(char out[TD_U64_DIGITS], uint64_t v) {
+    static const char pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434"
+        "44546474849505152535455565758596061626364656667686970717273747576777879808182838485868788"
+        "8990919293949596979899";
     size_t at = TD_U64_DIGITS;
-    do {
-        out[--at] = (char)('0' + v % 10);
-        v /= 10;
-    } while (v);
+    for (; v >= 100; v /= 100)
+        memcpy(out + (at -= 2), pairs + v % 100 * 2, 2);
+    if (v >= 10)
+        memcpy(out + (at -= 2), pairs + v * 2, 2);
+    else
+        out[--at] = (char)('0' + v);
     return at;
 }

@@ -12,8 +12,9 @@
 
 struct td_loop {
     struct event_base *base;
-    struct event *wake;
+    struct event *wake, *soon;
     int wake_fd;
+    struct td_post *later, **later_last;
     pthread_mutex_t lock; // guards the queue
     struct td_post *first, **last;
     atomic_bool stopping;
@@ -49,6 +50,26 @@ static void run_posts(struct td_loop *loop) {
     }
 }
 
+static void on_soon(evutil_socket_t fd, short what, void *arg) {
+    struct td_loop *loop = arg;
+    struct td_post *p = loop->later;
+    (void)fd, (void)what;
+    loop->later = NULL;
+    loop->later_last = &loop->later;
+    for (struct td_post *next; p; p = next) {
+        next = p->next;
+        p->fn(p->arg);
+    }
+}
+
+void td_loop_later(struct td_loop *loop, struct td_post *own, void (*fn)(void *arg), void *arg) {
+    *own = (struct td_post){NULL, fn, arg, false};
+    if (!loop->later)
+        event_active(loop->soon, 0, 0);
+    *loop->later_last = own;
+    loop->later_last = &own->next;
+}
+
 static void on_wake(evutil_socket_t fd, short what, void *arg) {
     struct td_loop *loop = arg;
     uint64_t n;
@@ -66,6 +87,7 @@ struct td_loop *td_loop_create(void) {
     if (!loop || !config)
         goto fail;
     loop->last = &loop->first;
+    loop->later_last = &loop->later;
     loop->wake_fd = -1;
     pthread_mutex_init(&loop->lock, NULL);
     event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER);
@@ -74,7 +96,8 @@ struct td_loop *td_loop_create(void) {
     if (!loop->base || loop->wake_fd < 0)
         goto fail;
     loop->wake = event_new(loop->base, loop->wake_fd, EV_READ | EV_PERSIST, on_wake, loop);
-    if (!loop->wake || event_add(loop->wake, NULL) != 0)
+    loop->soon = event_new(loop->base, -1, 0, on_soon, loop);
+    if (!loop->wake || !loop->soon || event_add(loop->wake, NULL) != 0)
         goto fail;
     event_config_free(config);
     return loop;
@@ -90,6 +113,10 @@ void td_loop_destroy(struct td_loop *loop) {
         return;
     if (loop->last)
         run_posts(loop);
+    if (loop->soon) {
+        on_soon(-1, 0, loop);
+        event_free(loop->soon);
+    }
     if (loop->wake)
         event_free(loop->wake);
     if (loop->base)

@@ -41,6 +41,10 @@ struct td_post {
     bool allocated;
 };
 void td_loop_post_own(struct td_loop *loop, struct td_post *own, void (*fn)(void *arg), void *arg);
+// Runs fn(arg) in this same turn of the loop, after what is ready now, in order; only on the loop's thread, and `own`
+// as above. For work that many events of one turn bring along: done one kind after the other it finds its code in the
+// processor's cache, which is a good part of what a small request costs.
+void td_loop_later(struct td_loop *loop, struct td_post *own, void (*fn)(void *arg), void *arg);
 
 // Watches a descriptor (level-triggered) until changed or destroyed. `events` 0 pauses it.
 struct td_watch *td_watch_create(struct td_loop *loop, int fd, void (*fn)(void *arg, int events), void *arg);

@@ -8,6 +8,7 @@
 #include "target/words.h"
 
 #define SHAPE_BYTES_MAX 8192u // of it; longer is long
+#define CUE_BYTES_MAX 24u     // no cue is longer
 #define CUE_WORDS_MAX 64u     // of the last user message: what a request is about stands at its beginning
 
 // ---- tokens
@@ -154,10 +155,13 @@ static void sort_cues(void) {
     }
 }
 
-static uint32_t cue_of(const char *word, size_t n) {
-    unsigned char first = (unsigned char)word[0];
-    if (!(cues_by_first[first].lengths >> n & 1))
+static uint32_t cue_of(const char *p, size_t n) {
+    char word[CUE_BYTES_MAX];
+    unsigned char first = lower((unsigned char)p[0]);
+    if (n > sizeof word || !(cues_by_first[first].lengths >> n & 1))
         return 0;
+    for (size_t k = 0; k < n; k++)
+        word[k] = (char)lower((unsigned char)p[k]);
     for (size_t i = cues_by_first[first].from; i < cues_by_first[first].to; i++)
         if (strncmp(cues[i].word, word, n) == 0 && cues[i].word[n] == 0)
             return cues[i].features;
@@ -231,23 +235,17 @@ static void take_census(struct td_str s, struct census *c) {
 }
 
 static uint32_t cues_in(struct td_str s) {
-    char word[24];
-    uint32_t words = 0, features = 0;
-    for (size_t i = 0; i < s.n && words < CUE_WORDS_MAX;) {
-        size_t from = i;
-        while (i < s.n && kinds[(unsigned char)s.p[i]] & IN_WORD)
-            i++;
-        size_t n = i - from;
-        if (n == 0) {
-            i++;
-            continue;
-        }
-        words++;
-        if (n > sizeof word)
-            continue;
-        for (size_t k = 0; k < n; k++)
-            word[k] = (char)lower((unsigned char)s.p[from + k]);
-        features |= cue_of(word, n);
+    const char *p = s.p, *end = s.p + s.n;
+    uint32_t features = 0;
+    for (uint32_t words = 0; words < CUE_WORDS_MAX; words++) {
+        while (p < end && !(kinds[(unsigned char)*p] & IN_WORD))
+            p++;
+        const char *from = p;
+        while (p < end && kinds[(unsigned char)*p] & IN_WORD)
+            p++;
+        if (p == from)
+            break;
+        features |= cue_of(from, (size_t)(p - from));
     }
     return features;
 }

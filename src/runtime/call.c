@@ -190,6 +190,11 @@ static enum td_err open_exchange(struct td_call *call) {
     return call->timer ? td_exchange_open(&xc, &call->x) : TD_ERR_NOMEM;
 }
 
+static void on_start(void *arg) {
+    td_call_feed(arg, &(struct td_x_input){.type = TD_X_IN_START});
+    td_call_unref(arg);
+}
+
 void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool local_peer) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_error e = {0};
@@ -227,7 +232,9 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
         td_call_refuse(call, err, &e, retry_after_ms);
         return;
     }
-    td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_START});
+    // The requests of one turn of the loop are all judged before the first of them is sent on.
+    atomic_fetch_add(&call->refs, 1);
+    td_loop_later(call->worker->loop, &call->start, on_start, call);
 }
 
 void td_call_stop_attempt(struct td_call *call, uint32_t attempt) {

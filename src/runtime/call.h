@@ -63,6 +63,7 @@ struct td_call {
     struct td_exchange *x;
     struct td_slot *slots[TD_ATTEMPTS_MAX]; // by the exchange's attempt number; NULL: it was never begun here
     struct td_timer *timer;
+    struct td_post start;
     bool ended, released, refused;
     atomic_bool gone; // the same as released, for the event stream's thread
     // Inputs that come up while effects are being carried out; on the stack of td_call_feed, NULL outside of it.

@@ -11,7 +11,8 @@ enum {
     READ_BYTES = 4 << 10,        // a usual request fits one read
     READ_BODY_BYTES = 256 << 10, // and a large body does not take thousands
     SEND_EARLY_BYTES = 16 << 10, // do not wait for the end of the turn with more than this
-    KEEP_BYTES = 4 << 10,        // an empty buffer larger than this is given back
+    KEEP_BYTES =
+        (4 << 10) + 64, // a page and what its block is larger by: an empty buffer larger than this is given back
 };
 
 static uint64_t after_ms(unsigned ms) {
@@ -109,10 +110,15 @@ static void mark(struct td_conn *c) {
     if (c->busy) {
         c->again = true;
     } else if (!c->is_dirty) {
+        struct td_listen_worker *w = c->worker;
+        if (!w->dirty) {
+            w->dirty_last = &w->dirty;
+            event_active(w->settle, 0, 0);
+        }
         c->is_dirty = true;
-        c->next_dirty = c->worker->dirty;
-        c->worker->dirty = c;
-        event_active(c->worker->settle, 0, 0);
+        c->next_dirty = NULL;
+        *w->dirty_last = c;
+        w->dirty_last = &c->next_dirty;
     }
 }
 
@@ -195,8 +201,6 @@ static void on_end(void *user, bool clean) {
         c->close = true;
         c->reset = c->framing == TD_FRAMING_CLOSE;
     }
-    if (!c->busy && !c->writing)
-        flush(c);
     mark(c);
 }
 
@@ -305,7 +309,7 @@ static void on_readable(void *arg, int events) {
         linger_on(c);
     else
         read_some(c);
-    td_conn_settle(c);
+    mark(c);
 }
 
 static void on_writable(void *arg, int events) {
@@ -614,6 +618,8 @@ void td_conn_destroy(struct td_conn *c) {
     for (struct td_conn **at = &w->dirty; c->is_dirty && *at; at = &(*at)->next_dirty)
         if (*at == c) {
             *at = c->next_dirty;
+            if (!c->next_dirty)
+                w->dirty_last = at;
             break;
         }
     *(c->previous ? &c->previous->next : &w->conns) = c->next;

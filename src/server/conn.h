@@ -57,8 +57,8 @@ struct td_listen_worker {
     const struct td_listen_config *config;
     unsigned index;
     struct td_loop *loop;
-    struct td_conn *conns, *dirty;
-    struct event *settle; // made active to run after what is ready in this turn
+    struct td_conn *conns, *dirty, **dirty_last; // first come, first settled
+    struct event *settle;                        // made active to run after what is ready in this turn
     struct td_timer *tick;
     bool ticking;
     atomic_uint load; // connections, for the acceptor's choice

@@ -148,12 +148,10 @@ void td_emit_usd(struct td_emit *m, int64_t nusd) {
     td_emit_raw(m, point, n);
 }
 
-void td_emit_word(struct td_emit *m, const char *key, struct td_str value) {
+void td_emit_named(struct td_emit *m, const char *name, size_t n, struct td_str value) {
     if (value.n == 0)
         return;
-    td_emit_lit(m, "\"");
-    td_emit_raw(m, key, strlen(key));
-    td_emit_lit(m, "\":");
+    td_emit_raw(m, name, n);
     td_emit_string(m, value);
     td_emit_lit(m, ",");
 }

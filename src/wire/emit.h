@@ -41,7 +41,8 @@ void td_emit_value(struct td_emit *m, td_json *v);
 // ,"key":value
 void td_emit_member(struct td_emit *m, td_json *key, td_json *v);
 // "key":"value", — nothing where the value is empty.
-void td_emit_word(struct td_emit *m, const char *key, struct td_str value);
+#define td_emit_word(m, key, value) td_emit_named(m, "\"" key "\":", sizeof("\"" key "\":") - 1, value)
+void td_emit_named(struct td_emit *m, const char *name, size_t n, struct td_str value);
 // Takes back the comma that the last member left, and closes the object.
 void td_emit_close(struct td_emit *m);
 // A sum of money as dollars, exactly: 1500 → 0.0000015.

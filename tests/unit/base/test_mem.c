@@ -62,6 +62,61 @@ static void buffer_refuses_more_than_its_ceiling_and_stays_whole(void **state) {
     td_buf_finish(&b);
 }
 
+// One byte at a time, as RFC 8259 has it.
+static void escape_slowly(struct td_buf *b, const char *p, size_t n) {
+    assert_ok(td_buf_addc(b, '"'));
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)p[i];
+        if (c == '"' || c == '\\')
+            assert_ok(td_buf_printf(b, "\\%c", c));
+        else if (c < 0x20)
+            assert_ok(c == '\n'   ? td_buf_addz(b, "\\n")
+                      : c == '\r' ? td_buf_addz(b, "\\r")
+                      : c == '\t' ? td_buf_addz(b, "\\t")
+                                  : td_buf_printf(b, "\\u%04x", c));
+        else
+            assert_ok(td_buf_addc(b, (char)c));
+    }
+    assert_ok(td_buf_addc(b, '"'));
+}
+
+// Long runs are looked at in blocks: an escape at any place of any length must not be missed, and no other byte taken
+// for one.
+static void buffer_escapes_json_wherever_it_is_due(void **state) {
+    (void)state;
+    char text[150];
+    struct td_buf fast, slow;
+    td_buf_init(&fast, 4096);
+    td_buf_init(&slow, 4096);
+    for (size_t n = 0; n <= sizeof text; n++)
+        for (size_t at = 0; at<n; at += n> 70 ? 3 : 1)
+            for (int c = 0; c < 256; c += c < 0x30 || (c >= 0x58 && c < 0x60) || (c >= 0x7c && c < 0x84) ? 1 : 7) {
+                memset(text, 'a' + (int)(n % 26), n);
+                text[at] = (char)c;
+                td_buf_clear(&fast);
+                td_buf_clear(&slow);
+                assert_ok(td_buf_add_json(&fast, td_str_n(text, n)));
+                escape_slowly(&slow, text, n);
+                assert_int_equal(fast.n, slow.n);
+                assert_memory_equal(fast.p, slow.p, fast.n);
+            }
+    td_buf_finish(&fast);
+    td_buf_finish(&slow);
+}
+
+static void numbers_are_written_whole(void **state) {
+    (void)state;
+    char want[24], have[TD_U64_DIGITS];
+    uint64_t v = 0;
+    for (int i = 0; i < 400; i++) {
+        int n = snprintf(want, sizeof want, "%llu", (unsigned long long)v);
+        size_t at = td_str_digits(have, v);
+        assert_int_equal(TD_U64_DIGITS - at, n);
+        assert_memory_equal(have + at, want, (size_t)n);
+        v = i < 210 ? v + 1 : i == 210 ? UINT64_MAX : i % 2 ? v / 3 : v - 1;
+    }
+}
+
 static void buffer_escapes_json(void **state) {
     (void)state;
     struct td_buf b;
@@ -193,6 +248,8 @@ int main(void) {
         cmocka_unit_test(arena_cleans_up_last_first),
         cmocka_unit_test(buffer_refuses_more_than_its_ceiling_and_stays_whole),
         cmocka_unit_test(buffer_escapes_json),
+        cmocka_unit_test(buffer_escapes_json_wherever_it_is_due),
+        cmocka_unit_test(numbers_are_written_whole),
         cmocka_unit_test(a_failed_allocation_changes_nothing),
         cmocka_unit_test(kept_blocks_hold_what_was_asked_for),
         cmocka_unit_test(utf8_is_told_from_what_only_looks_like_it),

@@ -47,7 +47,66 @@ static void posts_of_another_thread_all_run(void **state) {
     td_loop_destroy(w.loop);
 }
 
+struct order {
+    struct td_loop *loop;
+    struct td_post posts[3];
+    char seen[8];
+    size_t n;
+};
+
+static void third(void *arg) {
+    struct order *o = arg;
+    o->seen[o->n++] = '3';
+    td_loop_stop(o->loop);
+}
+
+static void first(void *arg) {
+    struct order *o = arg;
+    o->seen[o->n++] = '1';
+    td_loop_later(o->loop, &o->posts[2], third, o); // put in while the others run: after them
+}
+
+static void second(void *arg) {
+    struct order *o = arg;
+    o->seen[o->n++] = '2';
+}
+
+static void begin(void *arg) {
+    struct order *o = arg;
+    td_loop_later(o->loop, &o->posts[0], first, o);
+    td_loop_later(o->loop, &o->posts[1], second, o);
+    o->seen[o->n++] = '0'; // what is under way goes on first
+}
+
+static void later_is_in_order_and_after_what_is_ready(void **state) {
+    (void)state;
+    struct order o = {.loop = td_loop_create()};
+    assert_non_null(o.loop);
+    assert_ok(td_loop_post(o.loop, begin, &o));
+    td_loop_run(o.loop);
+    assert_string_equal(o.seen, "0123");
+    td_loop_destroy(o.loop);
+}
+
+static void count_run(void *arg) {
+    (*(int *)arg)++;
+}
+
+// What is let go in the last turn must be let go.
+static void later_runs_also_when_the_loop_ends(void **state) {
+    (void)state;
+    struct td_post post;
+    int runs = 0;
+    struct td_loop *loop = td_loop_create();
+    assert_non_null(loop);
+    td_loop_later(loop, &post, count_run, &runs);
+    td_loop_destroy(loop);
+    assert_int_equal(runs, 1);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(posts_of_another_thread_all_run)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(posts_of_another_thread_all_run),
+                                       cmocka_unit_test(later_is_in_order_and_after_what_is_ready),
+                                       cmocka_unit_test(later_runs_also_when_the_loop_ends)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
