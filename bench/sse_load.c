@@ -4,7 +4,7 @@
 // With BODY the request is a POST of that JSON. Starts are spread over one second. Printed: streams complete (they saw
 // "[DONE]" or the last chunk), events, and percentiles in microseconds of
 //   gap   time between two neighbouring events of a stream minus EVERY_MS (default 20; negative counts as 0)
-//   lag   now minus the event's own "t":<CLOCK_MONOTONIC ns>, where events carry one
+//   lag   now minus the event's own time, where events carry one: "t":<CLOCK_MONOTONIC ns>, or a token "@<ns>"
 //   first time from the request's last byte to the first event
 #include <arpa/inet.h>
 #include <errno.h>
@@ -77,9 +77,9 @@ static void on_event(struct stream *s, const char *line, size_t n, uint64_t now)
     else
         add(&gaps, ((double)(now - s->last_ns) - every_ms * 1e6) / 1e3);
     s->last_ns = now;
-    const char *t = memmem(line, n, "\"t\":", 4);
-    if (t)
-        add(&lags, ((double)now - (double)strtoull(t + 4, NULL, 10)) / 1e3);
+    const char *t = memmem(line, n, "\"t\":", 4), *token = memmem(line, n, "\"content\":\"@", 12);
+    if (t || token)
+        add(&lags, ((double)now - (double)strtoull(t ? t + 4 : token + 12, NULL, 10)) / 1e3);
 }
 
 // Keeps the unfinished line in `pending`; chunk framing lines are harmless: only lines that begin with "data: " count.

@@ -3,12 +3,13 @@
 """Measures the whole daemon as a gateway, with nginx, HAProxy and the floor (Tandem's listener and libcurl alone) beside
 it, all in front of the same instant upstream.
 
-usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--only latency|cpu|sse] [NAME...]
+usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--only latency|cpu|lag|sse] [NAME...]
        NAME: direct floor tandem nginx haproxy; all by default ("direct" is the upstream without a gateway)
 
 The gateway runs on core 0 alone; upstream and load share core 1. Rounds are interleaved, medians are printed.
   latency  one connection, 2 KB request, 1 KB answer: p50 and p99, and what the gateway adds to "direct"
   cpu      64 connections: processor time of the gateway per request (its threads and children), requests/s
+  lag      64 streams at 20 ms per token: from the upstream's send to the client's read, and how often nginx's that is
   sse      1,000 streams at 20 ms per token: lost events, gaps, lag, memory per stream, processor time per event
 """
 import argparse, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
@@ -16,6 +17,7 @@ import argparse, os, re, shutil, socket, statistics, subprocess, sys, tempfile, 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TICK = os.sysconf("SC_CLK_TCK")
 STREAMS, TOKENS, TOKEN_MS = 1000, 200, 20
+LAG_STREAMS = 64
 PATH = "/v1/chat/completions"
 
 
@@ -199,20 +201,49 @@ def measure_sse(build, names, table):
         stop(p)
 
 
+def measure_lag(build, names, table, rounds):
+    body = '{"model":"auto","stream":true,"messages":[{"role":"user","content":"Count."}]}'
+    rows = {n: [] for n in names}
+    running = {n: start(*table[n]) for n in names}
+    for round in range(rounds + 1): # the first warms up
+        for n in names:
+            before = cpu_s(running[n].pid) if running[n] else 0
+            out = subprocess.run(["taskset", "-c", "1", build + "/bench/sse-load", "127.0.0.1", str(table[n][1]), PATH,
+                                  str(LAG_STREAMS), body, "-e", str(TOKEN_MS)], stdout=subprocess.PIPE, text=True).stdout
+            r = {k: float(v) for k, v in re.findall(r"(p\d+)=(\d+)", re.search(r"lag_us .*", out)[0])}
+            r["complete"] = int(re.search(r"complete=(\d+)", out)[1])
+            events = int(re.search(r"events=(\d+)", out)[1])
+            r["cpu"] = (cpu_s(running[n].pid) - before) * 1e6 / events if running[n] else 0
+            if round:
+                rows[n].append(r)
+    for n in names:
+        line = "lag      %-8s p50 %5.0f us  p90 %5.0f us  p99 %6.0f us" % (n, middle(rows[n], "p50"), middle(rows[n], "p90"),
+                                                                       middle(rows[n], "p99"))
+        if "nginx" in rows and n != "nginx":
+            line += "  %.2f and %.2f x nginx's p50 and p99" % tuple(middle(rows[n], k) / middle(rows["nginx"], k)
+                                                                    for k in ("p50", "p99"))
+        if running[n]:
+            line += "  %.1f us processor/event" % middle(rows[n], "cpu")
+        lost = sum(LAG_STREAMS - r["complete"] for r in rows[n])
+        print(line + ("  STREAMS CUT: %d" % lost if lost else ""), flush=True)
+    for p in running.values():
+        stop(p)
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("build")
     a.add_argument("names", nargs="*")
     a.add_argument("--rounds", type=int, default=5)
     a.add_argument("--seconds", type=int, default=3)
-    a.add_argument("--only", choices=["latency", "cpu", "sse"])
+    a.add_argument("--only", choices=["latency", "cpu", "lag", "sse"])
     a = a.parse_intermixed_args()
     build = os.path.abspath(a.build)
     tmp = tempfile.mkdtemp(prefix="tandem-bench-")
     print("machine: %s, %d processors, Linux %s, load %.1f" % (
         re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())[1], os.cpu_count(), os.uname().release,
         os.getloadavg()[0]))
-    up = streaming = None
+    up = stamping = streaming = None
     try:
         up, port = upstream(build)
         write_configs(tmp, port)
@@ -222,12 +253,18 @@ def main():
             if a.only in (None, what):
                 measure_requests(what, names, table, a.rounds, a.seconds)
         stop(up)
+        if a.only in (None, "lag"):
+            stamping, port = upstream(build, "--stamp", "--tokens", str(a.seconds * 1000 // TOKEN_MS), "--token-ms", str(TOKEN_MS))
+            write_configs(tmp, port)
+            measure_lag(build, names, gateways(build, tmp, port), a.rounds)
+            stop(stamping)
         if a.only in (None, "sse"):
             streaming, port = upstream(build, "--tokens", str(TOKENS), "--token-ms", str(TOKEN_MS))
             write_configs(tmp, port)
             measure_sse(build, names, gateways(build, tmp, port))
     finally:
         stop(up)
+        stop(stamping)
         stop(streaming)
         shutil.rmtree(tmp, ignore_errors=True)
 

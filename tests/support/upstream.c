@@ -2,12 +2,12 @@
 // scripted-upstream: an OpenAI-compatible server for tests and benches, plain and over TLS, that misbehaves on request.
 //
 //   scripted-upstream [--port N] [--tls FOLDER] [--api-key KEY] [--proxy-auth USER:PASS] [--tokens N] [--token-ms N]
-//                     [--first-token-ms N] [--models a,b] [--script JSON] [--instant]
+//                     [--first-token-ms N] [--models a,b] [--script JSON] [--instant] [--stamp]
 //
 // Prints one `name=value` per line when it listens: port, control_port and, with --tls, tls_port, tls_expired_port,
 // tls_wrong_host_port, tls_mtls_port; FOLDER then holds ca.pem, client.pem, client.key,
 // server.pem, server.key. Ends on SIGTERM or when its standard input ends. --instant: plain requests get one fixed
-// answer of 1 KB, streams fixed tokens, nothing is logged.
+// answer of 1 KB, streams fixed tokens, nothing is logged. --stamp: every token tells when it was sent.
 //
 // Control, on every port and on control_port (which --down leaves alone):
 //   POST /_script {"queue": [B, …], "standing": B | null}   behaviours: one per request, then the standing one
@@ -101,7 +101,7 @@ struct server {
     struct event *stdin_event, *term_event, *int_event;
     struct behaviour *queue, standing;
     uint32_t queue_count;
-    bool has_standing, down, instant;
+    bool has_standing, down, instant, stamp;
     struct record *log[LOG_MAX];
     uint32_t log_count;
     uint64_t start_ns, next_conn, next_id;
@@ -976,6 +976,7 @@ static void dispatch(struct conn *c, struct td_str body) {
         reply_error(c, 400, why, "invalid_request_error", "");
         return;
     }
+    c->job.stamp = s->stamp;
     if (strncmp(c->job.model, "missing", 7) == 0) {
         reply_error(c, 404, "The model does not exist or you do not have access to it.", "invalid_request_error",
                     "model_not_found");
@@ -1253,7 +1254,7 @@ static bool start(struct server *s, uint16_t port, const char *tls_folder) {
 
 static int usage(void) {
     fputs("usage: scripted-upstream [--port N] [--tls FOLDER] [--api-key KEY] [--proxy-auth VALUE] [--tokens N]\n"
-          "       [--token-ms N] [--first-token-ms N] [--models a,b] [--script JSON] [--instant]\n",
+          "       [--token-ms N] [--first-token-ms N] [--models a,b] [--script JSON] [--instant] [--stamp]\n",
           stderr);
     return 2;
 }
@@ -1266,6 +1267,10 @@ int main(int argc, char **argv) {
     int status = 1;
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i];
+        if (strcmp(name, "--stamp") == 0) {
+            s.stamp = true;
+            continue;
+        }
         if (strcmp(name, "--instant") == 0) {
             s.instant = true;
             continue;

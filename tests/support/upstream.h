@@ -73,7 +73,7 @@ struct job {
     enum job_kind kind;
     td_json *root;
     char model[128];
-    bool stream, include_usage, logprobs, ends_with_assistant;
+    bool stream, include_usage, logprobs, ends_with_assistant, stamp; // stamp: tokens are "@" and the time, in ns
     uint32_t top_logprobs, n, prompt_tokens;
     struct answer answers[8];
 };

@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/time.h"
+
 static const char *const words[] = {
     "amber",   "birch",  "cedar",  "delta",  "ember", "fjord", "grove",  "harbor", "island",  "juniper",
     "kelp",    "lagoon", "meadow", "north",  "ocean", "pine",  "quartz", "river",  "stone",   "timber",
@@ -346,6 +348,9 @@ enum td_err job_chunk_role(const struct job *j, const char *id, uint32_t choice,
 
 enum td_err job_chunk(const struct job *j, const char *id, uint32_t choice, uint32_t i, struct td_buf *out) {
     struct td_str text = token_text(&j->answers[choice], i);
+    char now[32];
+    if (j->stamp)
+        text = td_str_n(now, (size_t)snprintf(now, sizeof now, "@%llu ", (unsigned long long)td_now_ns()));
     enum td_err err = open_chunk(j, id, choice, out);
     err = err ? err : td_buf_addz(out, j->kind == JOB_CHAT ? "\"delta\":{\"content\":" : "\"text\":");
     err = err ? err : td_buf_add_json(out, text);
