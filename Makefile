@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 CONFIG ?=
 MESON_ARGS ?=
 
-.PHONY: help all build run test check format sanitize fuzz agree campaign bench tour starter-model install clean
+.PHONY: help all build run test check format sanitize reproducible fuzz agree campaign bench tour starter-model install clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ format: ## put every source into the house's format
 sanitize: ## all tests again under ASan and UBSan
 	@tools/setup check
 	@tools/run-sanitized address,undefined
+
+reproducible: ## build twice in two places and compare what is installed, byte for byte
+	@tools/setup build
+	@tools/reproducible
 
 fuzz: ## each fuzz target for FUZZ_SECONDS (default 60)
 	@tools/setup check
