@@ -135,8 +135,8 @@ void td_http_call(struct td_runtime *r, unsigned worker, const struct td_http_re
     *out = call;
     snprintf(call->url, sizeof call->url, "%s%s", r->base, q->path);
     curl_easy_setopt(call->easy, CURLOPT_URL, call->url);
-    curl_easy_setopt(call->easy, CURLOPT_POSTFIELDS, q->body);
     curl_easy_setopt(call->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->body_length);
+    curl_easy_setopt(call->easy, CURLOPT_COPYPOSTFIELDS, q->body);
     curl_easy_setopt(call->easy, CURLOPT_WRITEDATA, call);
     curl_easy_setopt(call->easy, CURLOPT_PRIVATE, call);
     curl_multi_add_handle(r->multi, call->easy);

@@ -24,8 +24,8 @@ struct td_http_header {
     size_t value_length;
 };
 
-// A request of a client dialect, already framed and bounded by the listener. All views must stay alive until on_end was
-// called or td_call_release returned.
+// A request of a client dialect, already framed and bounded by the listener. All views need to stay alive until
+// td_http_call returns: what is needed of them later was copied then.
 struct td_http_request {
     const char *method, *path; // path without query
     const char *query;         // "" none

@@ -273,6 +273,11 @@ static void answer_json(struct td_call *call, int status) {
     send_end(call, true);
 }
 
+static enum td_err read_wish(struct td_call *call, struct td_str name, struct td_str value, struct td_error *e) {
+    struct td_str kept = td_arena_str(&call->arena, value); // the listener's bytes go when this call returns
+    return kept.p ? td_wishes_read_header(&call->request.wishes, name, kept, e) : TD_ERR_NOMEM;
+}
+
 static void infer(struct td_call *call, const struct td_http_request *r, enum td_kind kind) {
     struct td_error e = {0};
     call->request.kind = kind;
@@ -281,9 +286,8 @@ static void infer(struct td_call *call, const struct td_http_request *r, enum td
                           ->read_request(&call->arena, kind, td_str_n(r->body, r->body_length), &call->request, &e);
     for (size_t i = 0; err == TD_OK && i < r->header_count; i++) {
         struct td_str name = td_str_n(r->headers[i].name, r->headers[i].name_length);
-        if (name.n > 9 && (name.p[0] | 32) == 'x')
-            err = td_wishes_read_header(&call->request.wishes, name,
-                                        td_str_n(r->headers[i].value, r->headers[i].value_length), &e);
+        if (name.n > 9 && td_str_ieq(td_str_n(name.p, 9), TD_STR("x-tandem-")))
+            err = read_wish(call, name, td_str_n(r->headers[i].value, r->headers[i].value_length), &e);
     }
     if (err != TD_OK) {
         td_call_refuse(call, err, &e, 0);

@@ -100,14 +100,21 @@ bool td_call_keeps(struct td_runtime *rt, struct td_str id) {
 void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     struct td_runtime *rt = call->worker->runtime;
     const struct td_config *config = call->config;
-    struct td_buf allowed;
+    struct td_buf allowed, request;
     struct td_error e = {0};
     if (!config->outbox.enabled || call->replay || call->outbox_asked || call->request.kind == TD_KIND_EMBEDDING) {
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
         return;
     }
     td_buf_init(&allowed, 64 << 10);
+    td_buf_init(&request, TD_ARENA_BYTES_MAX);
     enum td_err err = allowed_targets(call, why != TD_X_OUTBOX_FAILED, &allowed);
+    if (err == TD_OK && allowed.n == 0)
+        err = TD_ERR_NO_TARGET; // nobody could ever answer it better
+    if (err == TD_OK)
+        err = allowed_webhook(call, &allowed);
+    if (err == TD_OK)
+        err = td_json_write(call->request.root, &request);
     struct td_outbox_entry entry = {
         .id = td_str_of(call->exchange_id),
         .tenant = td_str_of(call->who.tenant),
@@ -122,15 +129,11 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         .labels = call->plan->labels,
         .residency = call->plan->residency,
         .reconcile = td_str_of(reconcile_words[config->outbox.reconcile]),
-        .request = call->request.body,
+        .request = td_buf_str(&request),
+        .context = td_buf_str(&allowed),
     };
     struct td_ack ack = {call->worker->loop, on_queued, call};
     atomic_fetch_add(&call->refs, 1);
-    if (err == TD_OK && allowed.n == 0)
-        err = TD_ERR_NO_TARGET; // nobody could ever answer it better
-    if (err == TD_OK)
-        err = allowed_webhook(call, &allowed);
-    entry.context = td_buf_str(&allowed);
     if (err == TD_OK) {
         keep_open(call);
         err = td_outbox_add(rt->store, &entry, &ack, &e);
@@ -145,6 +148,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     if (err != TD_OK)
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
     td_buf_finish(&allowed);
+    td_buf_finish(&request);
 }
 
 static void on_answer_kept(void *arg, enum td_err err) {
@@ -244,7 +248,7 @@ static const struct td_presenter presenter_replay = {.emit = replay_emit, .refus
 static void start_replay(void *arg) {
     struct td_call *call = arg;
     struct td_error e = {0};
-    struct td_str body = call->request.body;
+    struct td_str body = call->replay->request;
     td_call_enlist(call);
     // The stored body says which endpoint it came to: prompts are completions, messages chat.
     struct td_arena look;
@@ -270,9 +274,8 @@ enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay
         return TD_ERR_NOMEM;
     call->presenter = &presenter_replay;
     call->replay = replay;
-    call->request.body = td_arena_str(&call->arena, replay->request);
     snprintf(call->who.tenant, sizeof call->who.tenant, "%.*s", TD_STR_ARG(replay->tenant));
-    if (!call->request.body.p || td_loop_post(call->worker->loop, start_replay, call) != TD_OK) {
+    if (td_loop_post(call->worker->loop, start_replay, call) != TD_OK) {
         td_call_unref(call);
         td_call_unref(call);
         return TD_ERR_NOMEM;

@@ -22,12 +22,15 @@ struct td_public {
     unsigned revision;
     enum td_finish finish;
     const char *key;
+    char *body; // until it is read
+    size_t body_n;
     atomic_bool cancelled;
     struct td_post cancel_post, release_post; // letting go needs no memory
 };
 
 static void free_public(void *arg) {
     struct td_public *p = arg;
+    td_free(p->body);
     td_buf_finish(&p->text);
     for (unsigned i = 0; i < p->tool_count; i++) {
         td_buf_finish(&p->tools[i].id);
@@ -219,17 +222,19 @@ static void start(void *arg) {
     td_call_enlist(call);
     call->request.kind = TD_KIND_CHAT;
     call->request.dialect = TD_DIALECT_OPENAI;
-    struct td_str body = call->request.body;
-    enum td_err err =
-        td_dialect_ops(TD_DIALECT_OPENAI)->read_request(&call->arena, TD_KIND_CHAT, body, &call->request, &e);
-    if (err == TD_OK && atomic_load(&call->public_state->cancelled)) {
+    struct td_public *p = call->public_state;
+    enum td_err err = td_dialect_ops(TD_DIALECT_OPENAI)
+                          ->read_request(&call->arena, TD_KIND_CHAT, td_str_n(p->body, p->body_n), &call->request, &e);
+    td_free(p->body);
+    p->body = NULL;
+    if (err == TD_OK && atomic_load(&p->cancelled)) {
         err = TD_ERR_CANCELLED;
         td_error_set(&e, err, "%s", td_err_text(err));
     }
     if (err != TD_OK)
         td_call_refuse(call, err, &e, 0);
     else
-        td_call_run(call, td_str_of(call->public_state->key), call->public_state->key == NULL, true);
+        td_call_run(call, td_str_of(p->key), p->key == NULL, true);
     td_call_unref(call); // the post's own
 }
 
@@ -244,17 +249,18 @@ int td_chat(struct td_runtime *runtime, const char *body, size_t length, const c
     if (!call)
         return td_failure_set(failure, TD_ERR_NOMEM, "out of memory");
     struct td_public *p = td_arena_alloc(&call->arena, sizeof *p);
-    call->request.body = td_arena_str(&call->arena, td_str_n(body, length));
     call->presenter = &td_presenter_public;
     call->on_answer = on_answer;
     call->answer_user = user;
     call->public_state = p;
-    bool ready = p && call->request.body.p && td_arena_on_finish(&call->arena, free_public, p) == TD_OK;
+    bool ready = p && td_arena_on_finish(&call->arena, free_public, p) == TD_OK;
     if (ready) {
         td_buf_init(&p->text, TD_REPLY_BYTES_MAX);
+        p->body = td_strndup(body, length);
+        p->body_n = length;
         p->key = key ? td_arena_str(&call->arena, td_str_of(key)).p : NULL;
         atomic_fetch_add(&call->refs, 1);
-        ready = (!key || p->key) && td_loop_post(call->worker->loop, start, call) == TD_OK;
+        ready = p->body && (!key || p->key) && td_loop_post(call->worker->loop, start, call) == TD_OK;
         if (!ready)
             atomic_fetch_sub(&call->refs, 1);
     }

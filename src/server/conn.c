@@ -12,7 +12,8 @@ enum {
     READ_BODY_BYTES = 256 << 10, // and a large body does not take thousands
     SEND_EARLY_BYTES = 16 << 10, // do not wait for the end of the turn with more than this
     KEEP_BYTES =
-        (4 << 10) + 64, // a page and what its block is larger by: an empty buffer larger than this is given back
+        (4 << 10) + 64,      // a page and what its block is larger by: an empty buffer larger than this is given back
+    KEEP_STREAM_BYTES = 520, // while an answer streams: some events of it, but not its head
 };
 
 static uint64_t after_ms(unsigned ms) {
@@ -86,7 +87,7 @@ static void flush(struct td_conn *c) {
     if (pending_of(c) == 0) {
         c->out_at = 0;
         td_buf_clear(&c->out);
-        if (c->out.cap > KEEP_BYTES)
+        if (c->out.cap > (c->streaming ? KEEP_STREAM_BYTES : KEEP_BYTES))
             give_back(&c->out);
         if (c->state == TD_CONN_RUNNING)
             c->deadline_ns = 0;
@@ -260,8 +261,8 @@ static void watch_read(struct td_conn *c, bool wanted) {
 // One read, or under TLS all that is decrypted.
 static void read_some(struct td_conn *c) {
     do {
-        struct td_buf *b = c->state == TD_CONN_RUNNING ? &c->ahead : &c->in;
-        if (b == &c->ahead && b->n >= TD_PIPELINE_BYTES_MAX) {
+        struct td_buf *b = &c->in;
+        if (c->state == TD_CONN_RUNNING && b->n >= TD_PIPELINE_BYTES_MAX) {
             c->ahead_full = true;
             watch_read(c, false);
             return;
@@ -420,14 +421,13 @@ static void finish_connection(struct td_conn *c) {
     if (c->clean || c->state != TD_CONN_RUNNING)
         td_stream_shut(&c->stream);
     // Closing with unread input would send a reset, which can overtake the answer.
-    if (c->input_ended || !c->clean || !(c->linger || c->ahead.n || c->in.n)) {
+    if (c->input_ended || !c->clean || !(c->linger || c->in.n)) {
         c->broken = true;
         return;
     }
     c->state = TD_CONN_LINGER;
     c->deadline_ns = after_ms(limits_of(c)->linger_ms);
     give_back(&c->in);
-    give_back(&c->ahead);
     watch_read(c, true);
 }
 
@@ -437,24 +437,15 @@ static void drop_request(struct td_conn *c) {
     size_t request_n = td_http_head_bytes(&c->head) + c->body_n;
     td_buf_drop(&c->in, request_n < c->in.n ? request_n : c->in.n);
     c->body_n = 0;
-    if (c->in.n == 0) {
+    if (c->in.n == 0)
         give_back(&c->in);
-        struct td_buf spare = c->in;
-        c->in = c->ahead;
-        c->ahead = spare;
-    } else if (c->ahead.n > 0) {
-        if (td_buf_add(&c->in, c->ahead.p, c->ahead.n) != TD_OK)
-            c->broken = true;
-        give_back(&c->ahead);
-    }
-    if (c->ahead_full && !c->input_ended) {
-        c->ahead_full = false;
-        watch_read(c, true);
-    }
+    c->dropped = true;
 }
 
-// The answer is complete and sent: the next request, or the end.
+// The request has been read by whom it is for; then the answer is complete and sent: the next request, or the end.
 static bool advance_running(struct td_conn *c) {
+    if (!c->dropped)
+        drop_request(c);
     if (c->ended && c->call) {
         struct td_call *call = c->call;
         c->call = NULL;
@@ -463,14 +454,17 @@ static bool advance_running(struct td_conn *c) {
     if (!c->ended || pending_of(c) > 0)
         return false;
     count_body(c, 0);
-    drop_request(c);
+    if (c->ahead_full && !c->input_ended) {
+        c->ahead_full = false;
+        watch_read(c, true);
+    }
     if (c->close || atomic_load_explicit(&c->worker->listener->draining, memory_order_relaxed)) {
         finish_connection(c);
         return false;
     }
     td_http_head_init(&c->head);
     c->state = TD_CONN_READ_HEAD;
-    c->begun = c->ended = c->mute = c->streaming = c->stopped = false;
+    c->begun = c->ended = c->mute = c->streaming = c->stopped = c->dropped = false;
     c->deadline_ns = after_ms(c->in.n ? limits_of(c)->header_ms : limits_of(c)->keepalive_ms);
     if (td_stream_pending(&c->stream))
         read_some(c);
@@ -593,7 +587,6 @@ void td_conn_open(struct td_listen_worker *worker, int fd, struct td_peer_key ke
     c->peer_key = key;
     snprintf(c->peer, sizeof c->peer, "%s", peer);
     td_buf_init(&c->in, in_ceiling);
-    td_buf_init(&c->ahead, in_ceiling);
     td_buf_init(&c->out, TD_OUTPUT_BYTES_MAX);
     td_http_head_init(&c->head);
     c->deadline_ns = after_ms(l->limits.header_ms);
@@ -631,7 +624,6 @@ void td_conn_destroy(struct td_conn *c) {
     td_stream_finish(&c->stream, c->reset);
     td_peers_leave(&l->peers, c->peer_key);
     td_buf_finish(&c->in);
-    td_buf_finish(&c->ahead);
     td_buf_finish(&c->out);
     td_free(c->headers);
     td_free(c->subject);

@@ -76,9 +76,9 @@ struct td_conn {
     enum td_conn_state state;
     uint64_t deadline_ns; // 0 none
 
-    // Input. `in` holds the head, then the body (chunks are decoded in place), then what follows; while a request runs
-    // it must not move, so what comes then goes to `ahead`.
-    struct td_buf in, ahead;
+    // Input. `in` holds the head, then the body (chunks are decoded in place), then what follows. Once the core has the
+    // request its bytes are dropped: an answer that streams for minutes holds nothing here.
+    struct td_buf in;
     struct td_http_head head;
     struct td_http_chunks chunks;
     size_t body_n, raw_at;  // body bytes ready; first raw byte not yet decoded
@@ -93,9 +93,9 @@ struct td_conn {
     size_t answer_left; // of a known length
     enum td_framing framing;
 
-    bool is_dirty, busy, again;
-    bool begun, ended, clean, mute; // the answer; mute: no body goes out (HEAD, 204)
-    bool streaming, stopped;        // upstream told to stop
+    bool is_dirty, busy, again, dropped; // dropped: the running request's bytes
+    bool begun, ended, clean, mute;      // the answer; mute: no body goes out (HEAD, 204)
+    bool streaming, stopped;             // upstream told to stop
     bool close, linger, broken, reset, input_ended, ahead_full, writing;
     bool local;
     struct td_peer_key peer_key;

@@ -36,7 +36,6 @@ struct td_reader {
     struct td_sse sse;
     struct td_buf body; // of a whole reply
     size_t bytes;
-    struct td_json_pool pool;
     bool started, ended, done, damaged, any_good;
     struct choice choices[TD_CHOICES_MAX];
     struct td_usage usage;
@@ -649,7 +648,9 @@ static bool on_sse(void *user, const struct td_sse_event *ev) {
         finish_stream(r, true);
         return false;
     }
-    enum td_err err = td_json_parse_pooled(&r->pool, data, TD_JSON_DEPTH_MAX, &root, NULL);
+    struct td_json_pool pool = {
+        0}; // nothing of an event is needed after it: between two of them a stream holds no tree
+    enum td_err err = td_json_parse_pooled(&pool, data, TD_JSON_DEPTH_MAX, &root, NULL);
     if (err == TD_ERR_NOMEM)
         no_memory(r);
     else if (err != TD_OK || !yyjson_is_obj(root))
@@ -658,6 +659,7 @@ static bool on_sse(void *user, const struct td_sse_event *ev) {
         fail_as(r, 0, data);
     else
         take_root(r, root, false);
+    td_json_pool_finish(&pool);
     return !r->ended;
 }
 
@@ -724,7 +726,6 @@ void td_openai_reader_destroy(struct td_reader *r) {
     }
     td_sse_finish(&r->sse);
     td_buf_finish(&r->body);
-    td_json_pool_finish(&r->pool);
     td_free(r);
 }
 

@@ -828,7 +828,6 @@ enum td_err td_openai_read_request(struct td_arena *arena, enum td_kind kind, st
                                    struct td_request *out, struct td_error *e) {
     struct td_request req = {.kind = kind,
                              .dialect = TD_DIALECT_OPENAI,
-                             .body = body,
                              .parallel_tool_calls = true,
                              .temperature = NAN,
                              .top_p = NAN,

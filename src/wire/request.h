@@ -101,7 +101,6 @@ struct td_request {
     enum td_kind kind;
     enum td_dialect dialect;
     td_json *root;       // the client's body
-    struct td_str body;  // its bytes
     struct td_str model; // as the client wrote it
     struct td_message *messages;
     uint32_t message_count;

@@ -211,8 +211,10 @@ void td_http_call(struct td_runtime *r, unsigned worker, const struct td_http_re
     } else if (!strcmp(q->path, "/v1/about")) {
         about(call, q);
     } else if (!strcmp(q->path, "/v1/later")) {
-        // The views live until the call is released: no copy, on purpose.
-        call->body = (char *)(uintptr_t)q->body;
+        // The views end with this call.
+        call->body = malloc(q->body_length + 1);
+        if (q->body_length)
+            memcpy(call->body, q->body, q->body_length);
         call->body_length = q->body_length;
         start_timed(call, worker, on_later, 5);
     } else if (!strcmp(q->path, "/v1/sse")) {
@@ -248,5 +250,6 @@ void td_call_release(struct td_call *call) {
         atomic_fetch_add(&call->runtime->counts.released_early, 1);
     atomic_fetch_sub(&call->runtime->counts.live, 1);
     td_timer_destroy(call->timer);
+    free(call->body);
     free(call);
 }
