@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a stream that waits for its next token costs in memory: the promise is less than 40 KiB for each of a thousand.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { test } from "node:test";
+import { startTandem, startUpstream, until, user } from "./lib.mjs";
+
+const STREAMS = 200, KIB_MAX = 40;
+
+const resident = (pid) => Number(readFileSync(`/proc/${pid}/status`, "utf8").match(/VmRSS:\s+(\d+)/)[1]);
+
+// Opens `n` streams and waits until each has shown something of its answer; the function returned ends them.
+async function open(t, n) {
+  const { hostname, port } = new URL(t.url), body = JSON.stringify({ model: "auto", stream: true, messages: user("Count.") });
+  const streams = Array.from({ length: n }, () => {
+    const s = { socket: connect(Number(port), hostname), shown: "" };
+    s.socket.on("data", (d) => (s.shown += d)).on("error", (e) => (s.failed = e));
+    s.socket.write(`POST /v1/chat/completions HTTP/1.1\r\nHost: ${hostname}:${port}\r\nContent-Type: application/json\r\n` +
+      `Content-Length: ${body.length}\r\n\r\n${body}`);
+    return s;
+  });
+  await until(() => streams.every((s) => s.failed || (s.shown.match(/"content":"./g) ?? []).length > 1), "all to have begun");
+  for (const s of streams) assert.ok(!s.failed && !s.shown.includes("[DONE]"), s.shown);
+  return () => streams.forEach((s) => s.socket.destroy());
+}
+
+test(`${STREAMS} streams at once hold less than ${KIB_MAX} KiB each`, { skip: process.platform !== "linux" }, async () => {
+  const up = await startUpstream("--tokens", "120", "--token-ms", "300");
+  const t = await startTandem(
+    `targets:\n  - {name: far, tier: cloud, provider: openai, base_url: "${up.url}", model: big, region: us, clearance: internal}\n`,
+    { args: ["--workers", "1"], env: { MALLOC_PERTURB_: "0" } }); // meson's, which writes to memory that nobody has used
+  const end = await open(t, 8); // what is there once for all
+  end();
+  await until(async () => (await t.metric("tandem_requests_running")) === 0, "the first ones to be over");
+  const idle = resident(t.child.proc.pid);
+  const close = await open(t, STREAMS);
+  const each = (resident(t.child.proc.pid) - idle) / STREAMS;
+  close();
+  assert.ok(each < KIB_MAX, `${each.toFixed(1)} KiB a stream`);
+  assert.ok(each > 1, `${each.toFixed(1)} KiB a stream: nothing was measured`);
+});
