@@ -29,8 +29,10 @@
 // What comes back from upstreams.
 #define TD_REPLY_BYTES_MAX (64u << 20) // one whole answer
 #define TD_REPLY_HEADER_BYTES_MAX (64u << 10)
-#define TD_SSE_LINE_BYTES_MAX (1u << 20) // one event line of a stream
-#define TD_INFLATE_RATIO_MAX 20u         // gzip bombs
+#define TD_REPLY_INTERIM_MAX 8u                 // 1xx before the answer: one or two are usual
+#define TD_REPLY_CHUNK_EXTENSION_BYTES_MAX 256u // of one chunk; nobody sends any
+#define TD_SSE_LINE_BYTES_MAX (1u << 20)        // one event line of a stream
+#define TD_INFLATE_RATIO_MAX 20u                // gzip bombs
 
 // A request's inside.
 #define TD_ARENA_BYTES_MAX (192u << 20) // body, its JSON tree (5 x) and the copies an attempt needs

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// libcurl's multi interface on the worker's loop: what attempts, fetches and probes have in common. One transfer is one
-// easy handle; its owner prepares the request, the engine finds the addresses, runs it and says once how it ended. All
-// on the loop's thread. Private to this room.
+// libcurl's multi interface on the worker's loop: what fetches, probes and the attempts carried by libcurl have in
+// common. One transfer is one easy handle; its owner prepares the request, the engine finds the addresses, runs it and
+// says once how it ended. All on the loop's thread. Private to this room.
 //
 // libcurl forbids most calls from inside its callbacks, so what an owner asks for there (start, stop, go on) is put on
 // a list and done as soon as libcurl has returned, in the same turn of the loop.
@@ -66,6 +66,7 @@ struct td_remote {
     struct td_loop *loop;
     CURLM *multi;
     CURLSH *share;
+    struct td_plain *plain;
     struct td_resolver *resolver;
     struct event *kick, *timer;
     struct sock **socks; // by descriptor
@@ -107,6 +108,8 @@ enum td_err td_xfer_error(const struct td_xfer *x, const char **what);
 // fragment, an ASCII host. `host` at least 256 bytes.
 enum td_err td_url_check(struct td_str url, char *host, size_t host_size, uint16_t *port, bool *tls,
                          struct td_error *e) TD_MUST_USE;
+// Appends path and query of a checked URL as that parser reads them: what stands in a request's first line.
+enum td_err td_url_add_target(const char *url, struct td_buf *out) TD_MUST_USE;
 // The place for a host; `scopes` are those allowed for names, `literal_scopes` for addresses written out.
 enum td_err td_place_set(struct td_remote *r, struct td_place *p, struct td_str host, uint16_t port, uint32_t scopes,
                          uint32_t literal_scopes, struct td_error *e) TD_MUST_USE;

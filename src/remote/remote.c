@@ -547,21 +547,21 @@ enum td_err td_remote_create(struct td_loop *loop, const struct td_remote_option
     r->backend.ops = &td_attempt_ops;
     r->loop = loop;
     r->todo_last = &r->todo;
+    uint32_t idle_max = o.idle_connections_max ? o.idle_connections_max : IDLE_CONNECTIONS_DEFAULT;
+    r->plain = td_plain_create(loop, idle_max);
     r->multi = curl_multi_init();
     r->share = curl_share_init();
     r->resolver = td_resolver_create(loop, &names);
     r->kick = event_new(td_loop_base(loop), -1, 0, on_kick, r);
     r->timer = evtimer_new(td_loop_base(loop), on_timer, r);
-    if (!r->multi || !r->share || !r->resolver || !r->kick || !r->timer ||
+    if (!r->plain || !r->multi || !r->share || !r->resolver || !r->kick || !r->timer ||
         curl_share_setopt(r->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION) != CURLSHE_OK ||
         curl_multi_setopt(r->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) != CURLM_OK ||
         curl_multi_setopt(r->multi, CURLMOPT_SOCKETDATA, r) != CURLM_OK ||
         curl_multi_setopt(r->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer) != CURLM_OK ||
         curl_multi_setopt(r->multi, CURLMOPT_TIMERDATA, r) != CURLM_OK ||
         curl_multi_setopt(r->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX) != CURLM_OK ||
-        curl_multi_setopt(r->multi, CURLMOPT_MAXCONNECTS,
-                          (long)(o.idle_connections_max ? o.idle_connections_max : IDLE_CONNECTIONS_DEFAULT)) !=
-            CURLM_OK) {
+        curl_multi_setopt(r->multi, CURLMOPT_MAXCONNECTS, (long)idle_max) != CURLM_OK) {
         td_remote_destroy(r);
         return td_error_set(e, TD_ERR_NOMEM, "out of memory while setting up the way out");
     }
@@ -575,6 +575,7 @@ void td_remote_destroy(struct td_remote *r) {
     td_attempts_finish(r);
     for (uint32_t i = 0; i < TD_TARGETS_MAX; i++)
         td_route_drop(&r->routes[i]);
+    td_plain_destroy(r->plain);
     r->in_curl = true; // what closing calls back must not start anything
     if (r->multi)
         curl_multi_cleanup(r->multi);

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one door out: every connection Tandem opens to another machine is opened here, with libcurl on the worker's own
-// event loop. One object per worker; all calls and callbacks on that worker's thread. It implements backend/backend.h
-// for remote targets (td_remote_backend), and beside it offers a plain fetch (webhooks, telemetry, model downloads) and
-// a probe. Each takes a grant of its kind (remote/grant.h) and sends nothing without.
+// The one door out: every connection Tandem opens to another machine is opened here, on the worker's own event loop:
+// plain HTTP/1.1 to a model on connections of our own, everything else (TLS, HTTP/2, proxies, fetches, probes) with
+// libcurl. One object per worker; all calls and callbacks on that worker's thread. It implements backend/backend.h for
+// remote targets (td_remote_backend), and beside it offers a plain fetch (webhooks, telemetry, model downloads) and a
+// probe. Each takes a grant of its kind (remote/grant.h) and sends nothing without.
 //
 // How an attempt ends, beyond what the provider itself says (wire/ maps statuses and error bodies):
-//   TD_ERR_DNS          the name does not exist, or nobody answered within timeouts.connect_ms
-//   TD_ERR_CONNECT      no connection within timeouts.connect_ms, refused, unreachable, or an address that is not
-//   allowed TD_ERR_TLS          the handshake failed or the certificate was not accepted TD_ERR_FIRST_TOKEN  connected,
-//   but nothing of the answer within timeouts.first_token_ms (streams only) TD_ERR_IDLE         the answer began, then
-//   nothing for timeouts.idle_ms TD_ERR_DEADLINE     timeouts.total_ms or the attempt's own deadline passed TD_ERR_CUT
-//   the connection closed or broke before the answer was complete, also before its first byte TD_ERR_UPSTREAM_GARBAGE
-//   not HTTP, not the dialect, a redirect, or over one of the caps of base/limits.h
-// An attempt is sent once: libcurl's own silent resending on a reused connection is switched off, so that the ledger
-// sees every try. Time spent paused does not count as idle.
+//
+//   TD_ERR_DNS               the name does not exist, or nobody answered within timeouts.connect_ms
+//   TD_ERR_CONNECT           no connection within timeouts.connect_ms, refused, unreachable, or an address that is not
+//                            allowed
+//   TD_ERR_TLS               the handshake failed or the certificate was not accepted
+//   TD_ERR_FIRST_TOKEN       connected, but nothing of the answer within timeouts.first_token_ms (streams only)
+//   TD_ERR_IDLE              the answer began, then nothing for timeouts.idle_ms
+//   TD_ERR_DEADLINE          timeouts.total_ms or the attempt's own deadline passed
+//   TD_ERR_CUT               the connection closed or broke before the answer was complete, also before its first byte
+//   TD_ERR_UPSTREAM_GARBAGE  not HTTP, not the dialect, a redirect, or over one of the caps of base/limits.h
+//
+// An attempt is sent once: libcurl's own silent resending on a reused connection is switched off, and ours are not sent
+// again once a byte has left, so that the ledger sees every try. Time spent paused does not count as idle.
 #ifndef TD_REMOTE_REMOTE_H
 #define TD_REMOTE_REMOTE_H
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "remote/attempt.h"
 #include "remote/secret.h"
 #include "wire/openai_provider.h"
 
@@ -78,7 +79,8 @@ enum td_err td_headers_add(struct curl_slist **list, struct td_str name, struct 
 }
 
 // One list each, since libcurl's lists cannot share a tail with two heads and still be freed simply.
-static enum td_err make_headers(const struct td_target *t, bool stream, struct curl_slist **list, struct td_error *e) {
+static enum td_err make_headers(const struct td_target *t, bool stream, bool packs, struct curl_slist **list,
+                                struct td_error *e) {
     bool azure = td_str_is(t->path_style, "azure");
     struct td_str auth = t->auth_header.n ? t->auth_header : azure ? TD_STR("api-key") : TD_STR("authorization");
     struct td_secret secret = {NULL, 0};
@@ -86,10 +88,11 @@ static enum td_err make_headers(const struct td_target *t, bool stream, struct c
     if (!err)
         err = td_headers_add(list, TD_STR("Accept"), stream ? TD_STR("text/event-stream") : TD_STR("application/json"),
                              e);
-    // Compression would hold back the events of a stream in many servers. These two stand here because libcurl, asked
-    // through its own options, formats them twice for each request.
+    // Compression would hold back the events of a stream in many servers, and costs both sides more than it saves on
+    // the way to a machine nearby. These two stand here because libcurl, asked through its own options, formats them
+    // twice for each request.
     if (!err)
-        err = td_headers_add(list, TD_STR("Accept-Encoding"), stream ? TD_STR("identity") : TD_STR("gzip, deflate"), e);
+        err = td_headers_add(list, TD_STR("Accept-Encoding"), packs ? TD_STR("gzip, deflate") : TD_STR("identity"), e);
     if (!err)
         err = td_headers_add(list, TD_STR("User-Agent"), TD_STR(TD_REMOTE_AGENT), e);
     if (!err) { // no "Expect: 100-continue": it costs a round trip
@@ -146,17 +149,24 @@ static enum td_err copy(struct td_str s, char **out) {
     return s.n && !*out ? TD_ERR_NOMEM : TD_OK;
 }
 
-static enum td_err make_place(struct td_remote *r, struct route *route, const struct td_target *t, struct td_error *e) {
+// Where to, with which headers, carried by what. Behind a proxy the address is the proxy's, which is the operator's own
+// machine.
+static enum td_err make_way(struct td_remote *r, struct route *route, const struct td_target *t, struct td_error *e) {
     char host[256], proxy[TD_REMOTE_URL_BYTES_MAX];
     uint16_t port;
     bool tls;
     struct td_secret user = {NULL, 0};
     enum td_err err = td_url_check(td_str_of(route->urls[TD_KIND_CHAT]), host, sizeof host, &port, &tls, e);
+    bool plain = !err && !tls && !t->proxy.n;
+    route->carrier = plain ? &td_plain_carrier : &td_curl_carrier;
+    for (int i = 0; !err && i < 2; i++)
+        err = make_headers(t, i, !i && !plain, &route->headers[i], e);
+    if (!err && plain && r)
+        err = td_plain_route_init(&route->plain, r->plain, route->urls, td_str_of(host), port, route->headers, e);
     if (err)
         return err;
     if (!t->proxy.n)
         return r ? td_place_set(r, &route->place, td_str_of(host), port, scopes_of(t->tier), LITERAL_SCOPES, e) : TD_OK;
-    // Behind a proxy the address is the proxy's, which is the operator's own machine.
     err = td_proxy_read(t->proxy, proxy, sizeof proxy, host, sizeof host, &port, &user, e);
     if (!err && r)
         err = td_place_set(r, &route->place, td_str_of(host), port, scopes_of(TD_TIER_ONPREM), LITERAL_SCOPES, e);
@@ -168,7 +178,8 @@ static enum td_err make_place(struct td_remote *r, struct route *route, const st
 
 static void route_free(struct route *route) {
     while (route->ready) // each holds no reference while it waits
-        td_attempt_free(route->ready);
+        route->carrier->destroy(route->ready);
+    td_plain_route_finish(&route->plain);
     for (int i = 0; i < 3; i++)
         td_free(route->urls[i]);
     td_free(route->models_url);
@@ -191,9 +202,7 @@ static enum td_err make(struct td_remote *r, const struct td_target *t, struct r
     if (!err && (copy(t->ca_file, &route->ca) || copy(t->client_cert_file, &route->cert) ||
                  copy(t->client_key_file, &route->key)))
         err = td_error_set(e, TD_ERR_NOMEM, "out of memory while preparing a target");
-    err = err ? err : make_place(r, route, t, e);
-    for (int i = 0; !err && i < 2; i++)
-        err = make_headers(t, i, &route->headers[i], e);
+    err = err ? err : make_way(r, route, t, e);
     if (err) {
         route_free(route);
         return err;
@@ -232,6 +241,7 @@ void td_route_drop(struct route **slot) {
     if (!*slot)
         return;
     (*slot)->dropped = true;
+    td_plain_route_drop(&(*slot)->plain);
     td_route_release(*slot);
     *slot = NULL;
 }

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // A route: everything about reaching one target that is the same for all its attempts, prepared once: URLs, header
-// lists with the key in them, TLS and proxy settings, and a few transfers ready for reuse. Made from a target as the
-// configuration states it, and made anew when any of that changes. Counted: attempts under way keep theirs. The header
-// lists hold secrets and are wiped. On the loop's thread; private to this room.
+// lists with the key in them, TLS and proxy settings, and a few attempts and connections ready for reuse. Made from a
+// target as the configuration states it, and made anew when any of that changes. Counted: attempts under way keep
+// theirs. The header lists hold secrets and are wiped. On the loop's thread; private to this room.
 #ifndef TD_REMOTE_ROUTE_H
 #define TD_REMOTE_ROUTE_H
 
 #include "remote/engine.h"
+#include "remote/plain.h"
 
-#define TD_ROUTE_READY_MAX 64u // transfers kept for reuse, each about 8 KiB
+#define TD_ROUTE_READY_MAX 64u // attempts kept for reuse: with libcurl about 8 KiB each, else below one
 
 struct td_attempt;
+struct td_carrier;
 
 struct route {
     unsigned refs;
     uint64_t fingerprint;
+    const struct td_carrier *carrier;
     char *urls[3]; // by enum td_kind
     char *models_url;
     struct curl_slist *headers[2]; // [0] for whole answers, [1] for streams
@@ -22,7 +25,8 @@ struct route {
     char *ca, *cert, *key, *proxy, *proxy_user;
     struct td_attempt *ready; // unused, options set
     uint32_t ready_count;
-    bool dropped; // no longer in the table: nothing is kept for reuse
+    bool dropped;                // no longer in the table: nothing is kept for reuse
+    struct td_plain_route plain; // without TLS and proxy
 };
 
 // The route of a target as it is now, from the table or new. The caller gets a reference. TD_ERR_CONFIG, TD_ERR_NOMEM.
@@ -43,7 +47,6 @@ void td_routes_init(void); // once per process
 
 // attempt.c
 extern const struct td_backend_ops td_attempt_ops;
-void td_attempt_free(struct td_attempt *a);   // one that is not running
 void td_attempts_finish(struct td_remote *r); // those that linger
 
 #endif

@@ -63,6 +63,25 @@ out:
     return err;
 }
 
+enum td_err td_url_add_target(const char *url, struct td_buf *out) {
+    char *path = NULL, *query = NULL;
+    enum td_err err = TD_ERR_NOMEM;
+    CURLU *u = curl_url();
+    if (!u)
+        return err;
+    if (curl_url_set(u, CURLUPART_URL, url, 0) != CURLUE_OK || curl_url_get(u, CURLUPART_PATH, &path, 0) != CURLUE_OK)
+        goto out;
+    err = td_buf_addz(out, path);
+    if (!err && curl_url_get(u, CURLUPART_QUERY, &query, 0) == CURLUE_OK) {
+        err = td_buf_addc(out, '?');
+        err = err ? err : td_buf_addz(out, query);
+    }
+out:
+    curl_free(path), curl_free(query);
+    curl_url_cleanup(u);
+    return err;
+}
+
 static bool is_localhost(struct td_str host) {
     static const char tail[] = ".localhost"; // RFC 6761 section 6.3
     return td_str_ieq(host, TD_STR("localhost")) ||

@@ -184,7 +184,7 @@ void drive_run(struct drive *d) {
     if (!d->waiting)
         return;
     d->strict = true;
-    drive_run_ms(d, 10000);
+    drive_run_ms(d, 60000); // far above what any case needs: the machine may have other things to do
     d->strict = false;
 }
 

@@ -55,7 +55,7 @@ void drive_url(struct drive *d, const char *url);
 enum td_err take_start(struct take *t, struct drive *d, const char *prompt, bool stream);
 enum td_err take_start_body(struct take *t, struct drive *d, enum td_kind kind, const char *body, bool stream);
 void take_finish(struct take *t);
-// Runs the loop until nothing waits any more (at most 10 s) or for `ms`.
+// Runs the loop until nothing waits any more (at most a minute) or for `ms`.
 void drive_run(struct drive *d);
 // Ends drive_run.
 void drive_stop(struct drive *d);

@@ -3,6 +3,7 @@
 #include "drive.h"
 
 static struct drive d;
+static bool tls; // the same cases, carried by libcurl
 
 static int setup(void **state) {
     (void)state;
@@ -19,8 +20,12 @@ static int teardown(void **state) {
 static int fresh(void **state) {
     (void)state;
     upstream_post(&d.up, "/_reset", "{}");
-    drive_plain(&d);
-    d.target.timeouts = (struct td_timeouts){2000, 2000, 2000, 8000};
+    if (tls)
+        drive_tls(&d, d.up.tls);
+    else
+        drive_plain(&d);
+    d.target.tier = TD_TIER_ONPREM;                                       // localhost is not for clouds
+    d.target.timeouts = (struct td_timeouts){20000, 20000, 20000, 50000}; // nothing here is about time
     return 0;
 }
 
@@ -347,7 +352,7 @@ static void the_request_is_as_it_should_be(void **state) {
     take_finish(&t);
     // Azure: another path, another header.
     char base[64];
-    snprintf(base, sizeof base, "http://127.0.0.1:%u", d.up.port);
+    snprintf(base, sizeof base, tls ? "https://localhost:%u" : "http://127.0.0.1:%u", tls ? d.up.tls : d.up.port);
     drive_url(&d, base);
     d.target.path_style = TD_STR("azure");
     d.target.api_version = TD_STR("2024-06-01");
@@ -384,7 +389,8 @@ static void without_a_fitting_grant_nothing_leaves(void **state) {
     assert_int_equal(requests_seen(), 0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    tls = argc > 1 && strcmp(argv[1], "tls") == 0;
 #define T(name) cmocka_unit_test_setup(name, fresh)
     const struct CMUnitTest tests[] = {
         T(a_stream_comes_whole),

@@ -1,0 +1,637 @@
+// SPDX-License-Identifier: Apache-2.0
+// Our own HTTP/1.1 connections, against a server that says byte for byte what a case wants: how replies are read
+// through a real socket, when a connection is used again, how one is reached, and how a request goes out.
+#include "drive.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "vectors.h"
+
+// ---- the server: a thread that answers each request on each connection with the same bytes
+
+enum { PEERS_MAX = 64, REQUEST_BYTES_MAX = 16 << 20 };
+
+struct peer {
+    int fd;
+    char *in;
+    size_t n, cap;
+    unsigned requests;
+};
+
+static struct {
+    int listener;
+    uint16_t port;
+    pthread_t thread;
+    pthread_mutex_t lock; // guards what follows
+    const char *reply;
+    size_t reply_n, piece; // piece: bytes a send; 0 all at once
+    bool close_after, early, close_idle, babble;
+    unsigned slow_us; // between two reads
+    unsigned connections, requests, open;
+    char request[8192];
+    size_t request_n; // head of the last one
+    size_t body_n;
+    uint32_t body_sum;
+    atomic_bool stop;
+} raw = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static struct drive d;
+
+static uint32_t sum_of(const char *p, size_t n) {
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char)p[i]) * 16777619u;
+    return h;
+}
+
+static void raw_answer(struct peer *p) {
+    size_t piece = raw.piece ? raw.piece : raw.reply_n;
+    for (size_t at = 0; at < raw.reply_n; at += piece) {
+        size_t n = raw.reply_n - at < piece ? raw.reply_n - at : piece;
+        if (send(p->fd, raw.reply + at, n, MSG_NOSIGNAL) < 0)
+            break;
+        if (raw.piece)
+            usleep(50);
+    }
+}
+
+static void raw_hang_up(struct peer *p) {
+    close(p->fd);
+    free(p->in);
+    *p = (struct peer){.fd = -1};
+    raw.open--;
+}
+
+// True: a whole request was there, and is taken off.
+static bool raw_take(struct peer *p) {
+    char *end = memmem(p->in, p->n, "\r\n\r\n", 4), *length;
+    if (!end)
+        return false;
+    size_t head = (size_t)(end + 4 - p->in), body;
+    end[3] = 0;
+    length = strcasestr(p->in, "content-length: ");
+    body = length ? strtoul(length + 16, NULL, 10) : 0;
+    end[3] = '\n';
+    if (p->n < head + body && !raw.early)
+        return false;
+    raw.request_n = head < sizeof raw.request ? head : 0;
+    memcpy(raw.request, p->in, raw.request_n);
+    raw.body_n = p->n - head < body ? p->n - head : body;
+    raw.body_sum = sum_of(p->in + head, raw.body_n);
+    memmove(p->in, p->in + head + raw.body_n, p->n - head - raw.body_n);
+    p->n -= head + raw.body_n;
+    raw.requests++;
+    return true;
+}
+
+static void raw_serve(struct peer *p) {
+    if (p->cap - p->n < 65536)
+        p->in = realloc(p->in, p->cap = p->cap ? 2 * p->cap : 131072);
+    ssize_t got = recv(p->fd, p->in + p->n, 65536, 0);
+    pthread_mutex_lock(&raw.lock);
+    if (got <= 0) {
+        raw_hang_up(p);
+    } else {
+        p->n += (size_t)got;
+        if (p->requests == 0 || !raw.early)
+            while (raw_take(p)) {
+                p->requests++;
+                raw_answer(p);
+                if (raw.close_after) {
+                    raw_hang_up(p);
+                    break;
+                }
+            }
+    }
+    pthread_mutex_unlock(&raw.lock);
+}
+
+static void *raw_run(void *arg) {
+    static struct peer peers[PEERS_MAX];
+    (void)arg;
+    for (int i = 0; i < PEERS_MAX; i++)
+        peers[i].fd = -1;
+    while (!atomic_load(&raw.stop)) {
+        struct pollfd fds[PEERS_MAX + 1] = {{.fd = raw.listener, .events = POLLIN}};
+        for (int i = 0; i < PEERS_MAX; i++)
+            fds[i + 1] = (struct pollfd){.fd = peers[i].fd, .events = POLLIN};
+        poll(fds, PEERS_MAX + 1, 5);
+        if (raw.slow_us)
+            usleep(raw.slow_us);
+        for (int i = 0; i < PEERS_MAX; i++)
+            if (peers[i].fd >= 0 && fds[i + 1].revents)
+                raw_serve(&peers[i]);
+        pthread_mutex_lock(&raw.lock);
+        for (int i = 0; i < PEERS_MAX; i++) {
+            if (peers[i].fd >= 0 && raw.babble)
+                (void)!send(peers[i].fd, "HTTP/1.1 408 Too slow\r\n\r\n", 25, MSG_NOSIGNAL);
+            if (peers[i].fd >= 0 && raw.close_idle)
+                raw_hang_up(&peers[i]);
+        }
+        raw.babble = raw.close_idle = false;
+        if (fds[0].revents)
+            for (int i = 0; i < PEERS_MAX; i++)
+                if (peers[i].fd < 0) {
+                    peers[i].fd = accept(raw.listener, NULL, NULL);
+                    raw.connections += peers[i].fd >= 0;
+                    raw.open += peers[i].fd >= 0;
+                    break;
+                }
+        pthread_mutex_unlock(&raw.lock);
+    }
+    for (int i = 0; i < PEERS_MAX; i++)
+        if (peers[i].fd >= 0)
+            raw_hang_up(&peers[i]);
+    return NULL;
+}
+
+static int listen_on(const char *address, uint16_t *port, int backlog) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(*port)};
+    socklen_t n = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    inet_pton(AF_INET, address, &at.sin_addr);
+    if (bind(fd, (struct sockaddr *)&at, sizeof at) != 0 || listen(fd, backlog) != 0 ||
+        getsockname(fd, (struct sockaddr *)&at, &n) != 0) {
+        close(fd);
+        return -1;
+    }
+    *port = ntohs(at.sin_port);
+    return fd;
+}
+
+static const char *names_to[2]; // what every name resolves to
+static int lookup(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **out) {
+    struct addrinfo own = *hints, *second = NULL;
+    (void)host;
+    own.ai_flags = AI_NUMERICHOST;
+    int err = getaddrinfo(names_to[0], port, &own, out);
+    if (!err && names_to[1] && (err = getaddrinfo(names_to[1], port, &own, &second)) == 0)
+        (*out)->ai_next = second;
+    return err;
+}
+
+static struct td_remote_options options = {.lookup = lookup, .lookup_free = freeaddrinfo, .idle_connections_max = 3};
+
+static int setup(void **state) {
+    (void)state;
+    drive_open(&d, &options, NULL);
+    raw.listener = listen_on("127.0.0.1", &raw.port, 64);
+    return raw.listener < 0 || pthread_create(&raw.thread, NULL, raw_run, NULL);
+}
+
+static int teardown(void **state) {
+    (void)state;
+    drive_close(&d);
+    atomic_store(&raw.stop, true);
+    pthread_join(raw.thread, NULL);
+    close(raw.listener);
+    return 0;
+}
+
+#define WHOLE                                                                                                          \
+    "{\"id\":\"x\",\"object\":\"chat.completion\",\"created\":1,\"model\":\"m\",\"choices\":[{\"index\":0,"            \
+    "\"message\":{\"role\":\"assistant\",\"content\":\"fine\"},\"finish_reason\":\"stop\"}]}"
+
+static char well[1024]; // a whole answer with its length
+
+static void say(const char *reply, size_t n) {
+    pthread_mutex_lock(&raw.lock);
+    raw.reply = reply;
+    raw.reply_n = n;
+    pthread_mutex_unlock(&raw.lock);
+}
+
+static void say_well(const char *fields) {
+    int n = snprintf(well, sizeof well, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n%s\r\n%s", sizeof WHOLE - 1, fields,
+                     WHOLE);
+    say(well, (size_t)n);
+}
+
+static int fresh(void **state) {
+    char url[64];
+    (void)state;
+    td_remote_refresh(d.remote); // no connection of another case
+    pthread_mutex_lock(&raw.lock);
+    raw.piece = 0;
+    raw.close_after = raw.early = raw.babble = raw.close_idle = false;
+    raw.slow_us = 0;
+    raw.connections = raw.requests = 0;
+    pthread_mutex_unlock(&raw.lock);
+    say_well("");
+    snprintf(url, sizeof url, "http://127.0.0.1:%u/v1", raw.port);
+    drive_url(&d, url);
+    d.target.tier = TD_TIER_ONPREM;
+    d.target.header_count = 0;
+    d.target.api_key_ref = TD_STR_NONE;
+    d.target.timeouts = (struct td_timeouts){20000, 20000, 20000, 40000};
+    return 0;
+}
+
+static unsigned count_of(const unsigned *n) {
+    pthread_mutex_lock(&raw.lock);
+    unsigned now = *n;
+    pthread_mutex_unlock(&raw.lock);
+    return now;
+}
+
+// One whole answer asked for; what it gave.
+static void ask(struct take *t) {
+    *t = (struct take){0};
+    assert_ok(take_start(t, &d, "hello", false));
+    drive_run(&d);
+    assert_int_equal(t->ends + t->errors, 1);
+    d.backend->ops->destroy(d.backend, t->attempt);
+    t->attempt = NULL;
+}
+
+static void expect_fine(void) {
+    struct take t;
+    ask(&t);
+    if (!t.ends || !td_str_is(td_buf_str(&t.text), "fine"))
+        fail_msg("%s (%s)", td_err_code(t.code), t.message);
+    take_finish(&t);
+}
+
+static void expect_error(enum td_err code, const char *part) {
+    struct take t;
+    ask(&t);
+    if (t.code != code || !strstr(t.message, part))
+        fail_msg("%s (%s), not %s (%s)", td_err_code(t.code), t.message, td_err_code(code), part);
+    take_finish(&t);
+}
+
+// ---- replies
+
+static size_t vector_piece;
+
+// The bodies are no answers of any dialect; what counts here is what became of the connection.
+static void run_vector(const struct vector *v) {
+    struct take t;
+    bool bad = strcmp(v->gives, "bad") == 0, cut = strcmp(v->gives, "cut") == 0;
+    bool closes = cut || strchr(v->gives, '$') != NULL, keeps = !bad && !closes && !strchr(v->gives, '!');
+    if (vector_piece && v->n > 400)
+        return;
+    fresh(NULL);
+    say(v->bytes, v->n);
+    pthread_mutex_lock(&raw.lock);
+    raw.piece = vector_piece;
+    raw.close_after = closes;
+    pthread_mutex_unlock(&raw.lock);
+    ask(&t);
+    bool ours = t.code == TD_ERR_UPSTREAM_GARBAGE && !strstr(t.message, "not understood") &&
+                !strstr(t.message, "not what was asked");
+    if (ours != bad && !(t.http_status >= 300 && t.http_status < 400))
+        fail_msg("%s: %s (%s)", v->name, td_err_code(t.code), t.message);
+    if (cut && t.code != TD_ERR_CUT)
+        fail_msg("%s: %s (%s)", v->name, td_err_code(t.code), t.message);
+    take_finish(&t);
+    pthread_mutex_lock(&raw.lock);
+    raw.piece = 0;
+    raw.close_after = false;
+    pthread_mutex_unlock(&raw.lock);
+    say_well("");
+    ask(&t);
+    if (!t.ends)
+        fail_msg("after %s: %s (%s)", v->name, td_err_code(t.code), t.message);
+    take_finish(&t);
+    if (count_of(&raw.connections) != (keeps ? 1 : 2) || count_of(&raw.requests) != 2)
+        fail_msg("%s: %u connections for %u requests", v->name, raw.connections, raw.requests);
+}
+
+static void replies_are_read_strictly(void **state) {
+    (void)state;
+    vector_piece = 0;
+    assert_true(vectors_each(run_vector) > 130);
+    vector_piece = 1;
+    assert_true(vectors_each(run_vector) > 130);
+}
+
+static void what_is_packed_is_unpacked_or_refused(void **state) {
+    (void)state;
+    static const char *const rows[] = {
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n{\"a\"",
+        "HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 4\r\n\r\n\x0b\x02\x80\x03",
+        "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\n\x1f\x8b\x08", // and a zero byte:
+                                                                                              // unfinished
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        say(rows[i], strlen(rows[i]) + (i == 2));
+        expect_error(TD_ERR_UPSTREAM_GARBAGE, "encoding is broken");
+    }
+    say_well("Content-Encoding: Identity\r\n");
+    expect_fine();
+}
+
+static void on_bare_event(void *user, const struct td_event *ev) {
+    unsigned *over = user;
+    if (ev->type != TD_EV_END && ev->type != TD_EV_ERROR)
+        return;
+    ++*over;
+    drive_stop(&d);
+}
+
+// Byte by byte, so that the beginnings of lines must be kept: where there is no memory for them, that is the error, and
+// the next request is fine.
+static void without_memory_there_is_an_error(void **state) {
+    (void)state;
+    struct td_str body = TD_STR("{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
+    raw.piece = 1;
+    for (uint64_t n = 1; n <= 30; n++) {
+        unsigned over = 0;
+        struct td_attempt *a = NULL;
+        struct td_attempt_spec spec = {.target = &d.target, .body = body, .on_event = on_bare_event, .user = &over};
+        spec.grant = drive_grant(&d, TD_GRANT_INFERENCE, TD_STR_NONE, body);
+        spec.exchange_id = "x";
+        td_remote_refresh(d.remote); // from the route on, everything is made anew
+        td_alloc_fail_at(n);
+        enum td_err err = d.backend->ops->start(d.backend, &spec, &a, NULL);
+        if (!err)
+            drive_run_ms(&d, 60000);
+        assert_int_equal(over, err == TD_OK);
+        d.backend->ops->destroy(d.backend, a);
+        td_alloc_fail_at(0);
+    }
+    expect_fine();
+}
+
+// ---- when a connection is used again
+
+static void a_connection_is_used_again(void **state) {
+    (void)state;
+    for (int i = 0; i < 5; i++)
+        expect_fine();
+    assert_int_equal(count_of(&raw.connections), 1);
+    assert_int_equal(count_of(&raw.requests), 5);
+}
+
+static void run_until_open(unsigned wanted) {
+    for (int i = 0; i < 2000 && count_of(&raw.open) != wanted; i++)
+        drive_run_ms(&d, 5);
+    assert_int_equal(count_of(&raw.open), wanted);
+}
+
+static void not_where_the_server_has_hung_up(void **state) {
+    (void)state;
+    expect_fine();
+    pthread_mutex_lock(&raw.lock);
+    raw.close_idle = true;
+    pthread_mutex_unlock(&raw.lock);
+    run_until_open(0); // the loop hears of it
+    drive_run_ms(&d, 20);
+    expect_fine();
+    // And where it did so while the loop was not looking.
+    pthread_mutex_lock(&raw.lock);
+    raw.close_idle = true;
+    pthread_mutex_unlock(&raw.lock);
+    while (count_of(&raw.open))
+        usleep(1000);
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 3);
+    assert_int_equal(count_of(&raw.requests), 3);
+}
+
+static void not_where_it_said_something_unasked(void **state) {
+    (void)state;
+    expect_fine();
+    pthread_mutex_lock(&raw.lock);
+    raw.babble = true;
+    pthread_mutex_unlock(&raw.lock);
+    run_until_open(0); // we have closed it
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 2);
+}
+
+static void not_longer_than_the_server_waits(void **state) {
+    (void)state;
+    say_well("Keep-Alive: timeout=1\r\n"); // less our margin, that is nothing
+    expect_fine();
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 2);
+    say_well("Keep-Alive: timeout=2\r\n");
+    expect_fine();
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 3);
+    run_until_open(0); // closed after its second, without anybody asking
+    say_well("");
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 4);
+}
+
+static void not_after_the_network_changed(void **state) {
+    (void)state;
+    expect_fine();
+    td_remote_refresh(d.remote);
+    run_until_open(0);
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 2);
+}
+
+static void only_so_many_are_kept(void **state) {
+    (void)state;
+    static struct take all[10];
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < 10; i++) {
+            all[i] = (struct take){0};
+            assert_ok(take_start(&all[i], &d, "hello", false));
+        }
+        drive_run(&d);
+        for (int i = 0; i < 10; i++) {
+            assert_int_equal(all[i].ends, 1);
+            take_finish(&all[i]);
+        }
+        run_until_open(3); // idle_connections_max
+    }
+    assert_int_equal(count_of(&raw.requests), 20);
+    assert_true(count_of(&raw.connections) >= 10);
+}
+
+// The connection is back before the answer's end is heard: what is started from there takes it up.
+static struct take follower;
+
+static void start_follower(struct take *t) {
+    (void)t;
+    follower = (struct take){0};
+    assert_ok(take_start(&follower, &d, "hello", false));
+}
+
+static void what_is_started_at_the_end_finds_it(void **state) {
+    (void)state;
+    struct take t = {.on_delta = start_follower};
+    assert_ok(take_start(&t, &d, "hello", false));
+    drive_run(&d);
+    assert_int_equal(t.ends + follower.ends, 2);
+    assert_int_equal(count_of(&raw.connections), 1);
+    take_finish(&t);
+    take_finish(&follower);
+}
+
+// ---- getting there
+
+// A listener that is full drops what comes, as a firewall does.
+static int black_hole(const char *address, uint16_t port, int fill[8]) {
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons(port)};
+    int hole = listen_on(address, &port, 0);
+    assert_true(hole >= 0);
+    inet_pton(AF_INET, address, &at.sin_addr);
+    for (int i = 0; i < 8; i++) {
+        fill[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+        (void)!connect(fill[i], (struct sockaddr *)&at, sizeof at);
+    }
+    return hole;
+}
+
+static void named(const char *name) {
+    char url[64];
+    snprintf(url, sizeof url, "http://%s:%u/v1", name, raw.port);
+    drive_url(&d, url);
+}
+
+static void the_next_address_is_tried(void **state) {
+    (void)state;
+    struct take t;
+    int fill[8];
+    names_to[1] = "127.0.0.1";
+    names_to[0] = "127.0.0.3"; // nobody listens
+    named("refused.test");
+    expect_fine();
+    names_to[0] = "169.254.169.254"; // not allowed
+    named("forbidden.test");
+    expect_fine();
+    names_to[0] = "127.0.0.2"; // answers nothing
+    int hole = black_hole("127.0.0.2", raw.port, fill);
+    named("silent.test");
+    ask(&t);
+    assert_int_equal(t.ends, 1);
+    assert_true(t.end_ns - t.start_ns >= 240 * TD_MS_NS);
+    take_finish(&t);
+    assert_int_equal(count_of(&raw.requests), 3);
+    // None answers: the limit for connecting holds for all together.
+    d.target.timeouts.connect_ms = 400;
+    names_to[1] = "127.0.0.2";
+    named("both-silent.test");
+    expect_error(TD_ERR_CONNECT, "no connection within 400 ms");
+    names_to[0] = "169.254.169.254";
+    names_to[1] = "0.0.0.0";
+    named("both-forbidden.test");
+    expect_error(TD_ERR_CONNECT, "not allowed");
+    names_to[0] = "127.0.0.3";
+    names_to[1] = "127.0.0.3";
+    named("both-refused.test");
+    expect_error(TD_ERR_CONNECT, "no connection");
+    for (int i = 0; i < 8; i++)
+        close(fill[i]);
+    close(hole);
+}
+
+static void localhost_is_known_without_asking(void **state) {
+    (void)state;
+    names_to[0] = "203.0.113.1"; // would lead elsewhere
+    names_to[1] = NULL;
+    named("localhost");
+    expect_fine(); // though nobody listens on ::1
+    named("model.localhost");
+    expect_fine();
+    assert_int_equal(count_of(&raw.requests), 2);
+}
+
+// ---- the request
+
+static void the_request_is_as_it_should_be(void **state) {
+    (void)state;
+    char want[1024];
+    struct td_header custom[] = {{TD_STR("X-Team"), TD_STR("blue")}, {TD_STR("X-Empty"), TD_STR_NONE}};
+    setenv("TD_TEST_KEY", "sk-test-1", 1);
+    d.target.api_key_ref = TD_STR("env:TD_TEST_KEY");
+    d.target.headers = custom;
+    d.target.header_count = 2;
+    expect_fine();
+    pthread_mutex_lock(&raw.lock);
+    int n = snprintf(want, sizeof want,
+                     "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nContent-Type: application/json\r\n"
+                     "Accept: application/json\r\nAccept-Encoding: identity\r\nUser-Agent: tandem/0.1\r\n"
+                     "authorization: Bearer sk-test-1\r\nX-Team: blue\r\nX-Empty:\r\nContent-Length: %zu\r\n"
+                     "Idempotency-Key: key-1\r\n\r\n",
+                     raw.port, raw.body_n);
+    assert_int_equal(raw.request_n, n);
+    assert_memory_equal(raw.request, want, raw.request_n);
+    pthread_mutex_unlock(&raw.lock);
+}
+
+static char *big_body(size_t n) {
+    char *p = malloc(n + 1);
+    for (size_t i = 0; i < n; i++)
+        p[i] = (char)('a' + i * 7 % 26);
+    p[n] = 0;
+    return p;
+}
+
+// More than the socket takes at once, to a server that is slow to read it.
+static void a_large_request_goes_out_whole(void **state) {
+    (void)state;
+    size_t n = 9000001;
+    char *body = big_body(n);
+    struct take t = {0};
+    pthread_mutex_lock(&raw.lock);
+    raw.slow_us = 200;
+    pthread_mutex_unlock(&raw.lock);
+    assert_ok(take_start_body(&t, &d, TD_KIND_CHAT, body, false));
+    drive_run(&d);
+    assert_int_equal(t.ends, 1);
+    assert_int_equal(raw.body_n, n);
+    assert_int_equal(raw.body_sum, sum_of(body, n));
+    take_finish(&t);
+    pthread_mutex_lock(&raw.lock);
+    raw.slow_us = 0;
+    pthread_mutex_unlock(&raw.lock);
+    expect_fine();
+    assert_int_equal(count_of(&raw.connections), 1);
+    free(body);
+}
+
+// Who answers before the request is whole has its answer taken, and not the rest of the request.
+static void an_early_answer_counts(void **state) {
+    (void)state;
+    static const char no[] = "HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n";
+    char *body = big_body(9000001);
+    struct take t = {0};
+    say(no, sizeof no - 1);
+    pthread_mutex_lock(&raw.lock);
+    raw.early = true;
+    pthread_mutex_unlock(&raw.lock);
+    assert_ok(take_start_body(&t, &d, TD_KIND_CHAT, body, false));
+    drive_run(&d);
+    assert_int_equal(t.http_status, 413);
+    take_finish(&t);
+    run_until_open(0); // such a connection is not used again
+    free(body);
+}
+
+int main(void) {
+#define T(name) cmocka_unit_test_setup(name, fresh)
+    const struct CMUnitTest tests[] = {
+        T(replies_are_read_strictly),
+        T(what_is_packed_is_unpacked_or_refused),
+        T(without_memory_there_is_an_error),
+        T(a_connection_is_used_again),
+        T(not_where_the_server_has_hung_up),
+        T(not_where_it_said_something_unasked),
+        T(not_longer_than_the_server_waits),
+        T(not_after_the_network_changed),
+        T(only_so_many_are_kept),
+        T(what_is_started_at_the_end_finds_it),
+        T(the_next_address_is_tried),
+        T(localhost_is_known_without_asking),
+        T(the_request_is_as_it_should_be),
+        T(a_large_request_goes_out_whole),
+        T(an_early_answer_counts),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
