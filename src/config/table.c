@@ -269,6 +269,10 @@ static const struct td_option target_rows[] = {
     {"parallel", TD_OPT_U32, T(parallel), 0, 1024, "0",
      "attempts at once; llama: sequences decoded together, default 4; remote: 0 is no limit"},
     {"queue_max", TD_OPT_U32, T(queue_max), 0, 65536, "64", "attempts that may wait"},
+    {"slowdown_max", TD_OPT_NUMBER, T(slowdown_max), 0, 100, "2",
+     "llama: when somebody must be turned away, the others are answered in at most so many times what they take alone; "
+     "0: "
+     "only queue_max counts"},
     {"gpu_layers", TD_OPT_U32, T(gpu_layers), 0, 10000, "0", "llama: layers on the accelerator"},
     {"threads", TD_OPT_U32, T(threads), 0, 1024, "0", "llama: threads; 0: the number of cores"},
     {"memory_max", TD_OPT_BYTES, T(memory_bytes_max), 0, 1e15, "0",

@@ -555,7 +555,10 @@ enum td_err td_decide(const struct td_facts *f, const struct td_policy *p, const
     d.plan->degraded = is_degraded(&d);
     write_steps(&d);
     for (uint32_t i = 0; i < p->target_count && !d.plan->step_count; i++) {
-        uint32_t wait = d.plan->verdicts[i].reason == TD_REASON_RETRY_AFTER ? w->targets[i].retry_after_ms : 0;
+        enum td_reason reason = d.plan->verdicts[i].reason;
+        uint32_t wait = reason == TD_REASON_RETRY_AFTER  ? w->targets[i].retry_after_ms
+                        : reason == TD_REASON_OVERLOADED ? w->targets[i].full_ms
+                                                         : 0;
         if (wait && (!d.plan->retry_after_ms || wait < d.plan->retry_after_ms))
             d.plan->retry_after_ms = wait;
     }

@@ -71,6 +71,7 @@ static const struct field state_fields[] = {
     F("failures", FIELD_U32, failures_ppm),
     {KEY("budget"), FIELD_I64, offsetof(struct td_target_state, budget_left_nusd), INT64_MAX},
     F("full", FIELD_BOOL, full),
+    F("full_ms", FIELD_U32, full_ms),
     F("probe_ok", FIELD_BOOL, probe_ok),
     F("ramp", FIELD_U32, ramp_ppm),
     F("context", FIELD_U32, context),

@@ -262,6 +262,8 @@ static enum td_err write_target(struct admin *a, const struct td_target *t) {
     TRY(field(a, "name", t->name));
     TRY(field(a, "model", t->model));
     TRY(field(a, "region", t->region));
+    if (t->provider == TD_PROVIDER_LLAMA)
+        TRY(td_runtime_load_write(a->rt, t, &a->out));
     return td_buf_printf(&a->out,
                          ",\"context\":%u,\"quality\":%.3f,\"found\":%s,\"loaded\":%s,\"loading\":%s,\"load_ms\":%u,"
                          "\"memory_bytes\":%" PRIu64 ",\"active\":%u,\"queued\":%u}",

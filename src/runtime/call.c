@@ -215,6 +215,9 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
     }
     if (err == TD_OK)
         err = decide(call, &e);
+    for (uint32_t i = 0; err == TD_OK && i < call->plan->verdict_count; i++)
+        if (call->plan->verdicts[i].reason == TD_REASON_OVERLOADED)
+            td_runtime_turned_away(rt, &call->config->targets[i], call->facts.batch, call->arrival_ns);
     if (err == TD_OK && call->plan->step_count == 0) {
         struct td_buf why;
         td_buf_init(&why, 220);
@@ -392,9 +395,13 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
         s->held = false;
     }
     if (s->admitted) {
+        const struct td_usage *u = &r->usage;
         struct td_health_outcome o = {.code = health_code(r),
                                       .retry_after_ms = r->retry_after_ms,
-                                      .probe = s->admission.probe,
+                                      .steady = r->finished && call->request.n <= 1 && !s->was_paused,
+                                      .prompt_tokens = u->prompt_tokens -
+                                                       (u->cached_tokens < u->prompt_tokens ? u->cached_tokens : 0),
+                                      .tokens = u->completion_tokens,
                                       .answered = r->http_status != 0 || r->first_ns != 0,
                                       .connect_limit_ms = s->start.connect_ms};
         if (s->has_stats && !s->stats.reused_connection && s->stats.connected_ns > s->stats.start_ns)
@@ -405,7 +412,7 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
             o.ttft_us = (r->first_ns - r->start_ns) / 1000;
         if (r->usage.completion_tokens > 1 && r->end_ns > r->first_ns && r->first_ns)
             o.itl_us = (r->end_ns - r->first_ns) / 1000 / (r->usage.completion_tokens - 1);
-        td_health_end(rt->health, t, &o, r->end_ns);
+        td_health_end(rt->health, t, &s->admission, &o, r->end_ns);
         s->admitted = false;
         if (o.ttft_us)
             td_histogram_add(rt->metrics.ttft, o.ttft_us);
@@ -456,6 +463,8 @@ static bool carry_out(struct td_call *call, const struct td_x_effect *effect) {
         break;
     case TD_X_DO_PAUSE:
         s = call->slots[effect->attempt];
+        if (s)
+            s->was_paused = true;
         if (s && s->attempt)
             s->backend->ops->pause(s->backend, s->attempt);
         break;

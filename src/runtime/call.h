@@ -27,7 +27,7 @@ struct td_slot {
     struct td_grant *grant;
     struct td_hold hold;
     struct td_admission admission;
-    bool held, admitted, used, waiting;
+    bool held, admitted, used, waiting, was_paused;
     uint64_t receipt;
     unsigned char body_mac[32];
     struct td_attempt_stats stats;

@@ -427,6 +427,10 @@ static void name_metrics(struct td_runtime *rt) {
     rt->metrics.failed = td_counter_get("tandem_requests_failed_total", "Requests that ended in an error.");
     rt->metrics.bytes_out = td_counter_get("tandem_egress_bytes_total", "Bytes that left this machine.");
     rt->metrics.ledger_lost = td_counter_get("tandem_ledger_refused_total", "Ledger rows that could not be taken.");
+    rt->metrics.turned_away[0] = td_counter_get("tandem_model_turned_away_total{priority=\"interactive\"}",
+                                                "Times that a request found a local model full.");
+    rt->metrics.turned_away[1] = td_counter_get("tandem_model_turned_away_total{priority=\"batch\"}",
+                                                "Times that a request found a local model full.");
     rt->metrics.running = td_gauge_get("tandem_requests_running", "Requests running now.");
     rt->metrics.link_up = td_gauge_get("tandem_link_up", "1 while the network is taken to be there.");
     rt->metrics.added = td_histogram_get("tandem_request_seconds", "Time from arrival to the end of the answer.");
@@ -614,7 +618,7 @@ int td_runtime_ready(struct td_runtime *rt, char why[128]) {
 
 char *td_runtime_metrics(struct td_runtime *rt) {
     struct td_buf b;
-    (void)rt;
+    td_runtime_load_metrics(rt);
     td_buf_init(&b, 16 << 20);
     if (td_counters_write(&b) != TD_OK || !td_buf_z(&b)) {
         td_buf_finish(&b);

@@ -68,7 +68,7 @@ struct td_runtime {
     struct td_replayer *replayer; // jobs/replay.h; kept here for jobs/open.c, as is:
     struct td_webhook_sender *webhook;
     struct {
-        struct td_counter *requests, *failed, *bytes_out, *ledger_lost;
+        struct td_counter *requests, *failed, *bytes_out, *ledger_lost, *turned_away[2]; // interactive, batch
         struct td_gauge *running, *link_up;
         struct td_histogram *added, *ttft;
     } metrics;
@@ -87,6 +87,12 @@ int td_failure_from(struct td_failure *failure, const struct td_error *e);
 // The world as it is now, for this configuration.
 void td_runtime_world(struct td_runtime *rt, const struct td_config *config, bool batch, uint64_t now_ns,
                       struct td_world *out);
+// The load on local models (load.c): as metrics, as ",\"load\":{…}" of one target; and a request that one had no room
+// for.
+void td_runtime_load_metrics(struct td_runtime *rt);
+enum td_err td_runtime_load_write(struct td_runtime *rt, const struct td_target *target,
+                                  struct td_buf *out) TD_MUST_USE;
+void td_runtime_turned_away(struct td_runtime *rt, const struct td_target *target, bool batch, uint64_t now_ns);
 // Where the data directory is: "~" replaced. NULL without memory or HOME.
 char *td_expand_home(struct td_str path);
 

@@ -144,6 +144,8 @@ static enum td_err admit(struct td_call *call, struct td_slot *slot, const struc
         return TD_ERR_OVERLOAD;
     slot->admission = td_health_admit(rt->health, target, call->facts.batch, last, td_now_ns());
     slot->admitted = slot->admission.admitted;
+    if (!slot->admitted && slot->admission.refused == TD_ADMIT_FULL)
+        td_runtime_turned_away(rt, target, call->facts.batch, td_now_ns());
     return slot->admitted ? TD_OK : TD_ERR_OVERLOAD;
 }
 

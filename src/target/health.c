@@ -24,7 +24,6 @@
 #define RETRY_TOKENS_MAX 10.0
 #define RETRY_TOKENS_START 2.0      // so that the first failure of all can be tried again
 #define LINK_QUIET_NS (5 * TD_S_NS) // an answer this recent speaks against a dead link
-#define QUEUE_SLACK_US 10000u       // jitter that says nothing about a queue
 
 struct entry {
     pthread_mutex_t lock;
@@ -43,10 +42,8 @@ struct entry {
     uint64_t retry_after_until_ns;
     double retry_tokens;
     // load
-    uint32_t active, parallel, queue_max;
-    double queue_now;     // what the queue may hold as things are
-    uint64_t ttft_us_low; // first token when the queue is empty
-    uint64_t shrunk_ns;
+    uint32_t active, parallel;
+    struct td_limit limit; // of a local model
     bool local;
     // latency
     struct td_quantile ttft_ms, itl_us, connect_ms;
@@ -113,7 +110,6 @@ static struct entry *create(const struct td_target *t) {
     e->name_hash = t->name_hash;
     e->open_ms = OPEN_MS_MIN;
     e->retry_tokens = RETRY_TOKENS_START;
-    e->queue_now = t->queue_max;
     return e;
 }
 
@@ -166,9 +162,7 @@ enum td_err td_health_adopt(struct td_health *h, const struct td_target *targets
         e->local = targets[k].provider == TD_PROVIDER_LLAMA;
         e->remote = !targets[k].loopback;
         e->parallel = targets[k].parallel;
-        e->queue_max = targets[k].queue_max;
-        if (e->queue_now > e->queue_max)
-            e->queue_now = e->queue_max;
+        td_limit_set(&e->limit, e->local ? e->parallel : 0, targets[k].queue_max, targets[k].slowdown_max);
         if (!e->local || !e->model_known)
             e->ready = !e->local || targets[k].model_found;
         pthread_mutex_unlock(&e->lock);
@@ -266,31 +260,44 @@ static void count_outcome(struct entry *e, enum td_err code, uint64_t now_ns) {
 
 // ---- load
 
-// Most attempts at once: for a local model what runs together plus what the queue may hold now; batch work gets half of
-// that queue, so that it is turned away first.
-static uint32_t capacity(const struct entry *e, bool batch) {
+static bool is_full(struct entry *e, bool batch, uint64_t now_ns) {
     if (!e->parallel)
-        return UINT32_MAX;
-    uint32_t queue = e->local ? (uint32_t)e->queue_now : 0;
-    return e->parallel + (batch ? queue / 2 : queue);
+        return false;
+    return e->local ? !td_limit_room(&e->limit, batch, now_ns) : e->active >= e->parallel;
 }
 
-// The queue shrinks when first tokens come nearly twice as late as an empty one gives them, and grows again slowly: who
-// is let in is answered in time, the others hear at once that they should go elsewhere.
-static void adapt_queue(struct entry *e, uint64_t ttft_us, uint64_t now_ns) {
-    if (!e->ttft_us_low || ttft_us < e->ttft_us_low)
-        e->ttft_us_low = ttft_us;
-    if (e->active <= e->parallel) { // nobody waits: this is what an empty queue gives
-        e->ttft_us_low += (ttft_us - e->ttft_us_low) / 16;
-        e->queue_now = e->queue_now + 1 > e->queue_max ? e->queue_max : e->queue_now + 1;
-    } else if (ttft_us > e->ttft_us_low / 10 * 17 + QUEUE_SLACK_US) {
-        if (now_ns < e->shrunk_ns + ttft_us * 1000 / 2) // wait until the last step shows
-            return;
-        e->queue_now = e->queue_now * 0.7 < 1 ? 1 : e->queue_now * 0.7;
-        e->shrunk_ns = now_ns;
-    } else if (e->queue_now + 0.25 <= e->queue_max) {
-        e->queue_now += 0.25;
-    }
+// What the attempt says about how fast the model is, if anything: a whole answer of one that was loaded, at a pace that
+// the client did not set.
+static void leave(struct entry *e, const struct td_admission *a, const struct td_health_outcome *o, uint64_t now_ns) {
+    struct td_limit_done d = {o->prompt_tokens, o->tokens, o->ttft_us, o->duration_us};
+    bool tells = o->code == TD_OK && o->steady && a->warm && o->ttft_us;
+    td_limit_leave(&e->limit, &a->ticket, tells ? &d : NULL, now_ns);
+}
+
+void td_health_turned_away(struct td_health *h, const struct td_target *t, bool batch, uint64_t now_ns) {
+    struct entry *e = find(h, t);
+    if (!e)
+        return;
+    pthread_mutex_lock(&e->lock);
+    if (e->local)
+        td_limit_turned_away(&e->limit, batch, now_ns);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void td_health_load(struct td_health *h, const struct td_target *t, struct td_health_load *out) {
+    struct entry *e = find(h, t);
+    *out = (struct td_health_load){0};
+    if (!e)
+        return;
+    pthread_mutex_lock(&e->lock);
+    const struct td_limit *l = &e->limit;
+    *out = (struct td_health_load){.active = e->active,
+                                   .limit = e->local ? td_limit_now(l) : e->parallel,
+                                   .overloaded = l->overloaded,
+                                   .slowdown = l->slowdown,
+                                   .alone_ms = l->alone_us / 1000,
+                                   .turned_away = {l->turned[0], l->turned[1]}};
+    pthread_mutex_unlock(&e->lock);
 }
 
 // ---- link
@@ -394,8 +401,8 @@ struct td_admission td_health_admit(struct td_health *h, const struct td_target 
     advance(e, now_ns);
     if (e->retry_after_until_ns > now_ns) {
         a = refuse(TD_ADMIT_RETRY_AFTER, e->retry_after_until_ns - now_ns);
-    } else if (e->active >= capacity(e, batch)) {
-        a = refuse(TD_ADMIT_FULL, 0);
+    } else if (is_full(e, batch, now_ns)) {
+        a = refuse(TD_ADMIT_FULL, e->local ? td_limit_retry_ms(&e->limit) * TD_MS_NS : 0);
     } else if (e->breaker == TD_BREAKER_OPEN && !forced) {
         a = refuse(TD_ADMIT_OPEN, e->open_until_ns - now_ns);
     } else if (e->breaker == TD_BREAKER_HALF_OPEN && !probe_ok(e, now_ns) && !forced) {
@@ -406,6 +413,9 @@ struct td_admission td_health_admit(struct td_health *h, const struct td_target 
             e->last_probe_ns = now_ns;
         }
         e->active++;
+        a.warm = e->loaded;
+        if (e->local)
+            a.ticket = td_limit_enter(&e->limit, now_ns);
         e->retry_tokens += RETRY_SHARE;
         if (e->retry_tokens > RETRY_TOKENS_MAX)
             e->retry_tokens = RETRY_TOKENS_MAX;
@@ -416,7 +426,8 @@ struct td_admission td_health_admit(struct td_health *h, const struct td_target 
     return a;
 }
 
-void td_health_end(struct td_health *h, const struct td_target *t, const struct td_health_outcome *o, uint64_t now_ns) {
+void td_health_end(struct td_health *h, const struct td_target *t, const struct td_admission *a,
+                   const struct td_health_outcome *o, uint64_t now_ns) {
     struct entry *e = find(h, t);
     uint32_t wait_ms = o->retry_after_ms;
     if (!e)
@@ -427,13 +438,12 @@ void td_health_end(struct td_health *h, const struct td_target *t, const struct 
         wait_ms = RETRY_AFTER_MS_MAX;
     pthread_mutex_lock(&e->lock);
     advance(e, now_ns);
-    if (o->probe)
+    if (a->probe)
         e->probing = false;
-    if (o->ttft_us) {
+    if (e->local)
+        leave(e, a, o, now_ns);
+    if (o->ttft_us)
         td_quantile_add(&e->ttft_ms, (o->ttft_us + 500) / 1000);
-        if (e->local)
-            adapt_queue(e, o->ttft_us, now_ns);
-    }
     if (o->itl_us)
         td_quantile_add(&e->itl_us, o->itl_us);
     if (o->connect_us)
@@ -505,6 +515,7 @@ static void write_state(struct entry *e, bool batch, uint64_t now_ns, struct td_
     advance(e, now_ns);
     uint32_t running = e->parallel && e->active > e->parallel ? e->parallel : e->active;
     uint64_t wait_ns = e->retry_after_until_ns > now_ns ? e->retry_after_until_ns - now_ns : 0;
+    bool full = is_full(e, batch, now_ns);
     *s = (struct td_target_state){
         .breaker = e->breaker,
         .ready = e->ready,
@@ -519,7 +530,8 @@ static void write_state(struct entry *e, bool batch, uint64_t now_ns, struct td_
         .queued = e->active - running,
         .failures_ppm = e->outcome_count ? (uint32_t)__builtin_popcount(e->outcomes) * 1000000u / e->outcome_count : 0,
         .budget_left_nusd = INT64_MAX,
-        .full = e->active >= capacity(e, batch),
+        .full = full,
+        .full_ms = full && e->local ? td_limit_retry_ms(&e->limit) : 0,
         .probe_ok = e->breaker == TD_BREAKER_HALF_OPEN && probe_ok(e, now_ns),
         .ramp_ppm = ramp_ppm(e, now_ns),
         .context = e->context,

@@ -12,6 +12,7 @@
 #ifndef TD_TARGET_HEALTH_H
 #define TD_TARGET_HEALTH_H
 
+#include "target/limit.h"
 #include "target/world.h"
 
 #define TD_HEALTH_ENTRIES_MAX 256u // names ever seen; those no configuration has any more make room
@@ -32,6 +33,8 @@ void td_health_world(struct td_health *health, const struct td_target *targets, 
 struct td_admission {
     bool admitted; // then td_health_end must follow exactly once
     bool probe;    // it is the half-open probe
+    bool warm;     // its model was loaded
+    struct td_limit_ticket ticket;
     enum { TD_ADMIT_OK, TD_ADMIT_OPEN, TD_ADMIT_FULL, TD_ADMIT_RETRY_AFTER } refused;
     uint32_t retry_after_ms;
 };
@@ -42,16 +45,32 @@ struct td_admission td_health_admit(struct td_health *health, const struct td_ta
 struct td_health_outcome {
     enum td_err code;          // TD_OK; TD_ERR_CANCELLED says nothing about the target
     uint32_t retry_after_ms;   // the server's; 0 none
-    bool probe;                // as admitted
     bool answered;             // any byte of a response came: the link works
     uint64_t ttft_us;          // 0 no first token
     uint64_t itl_us;           // mean time per token after the first; 0 unknown
     uint64_t duration_us;      // of the attempt; tells a connection that hung from one that was refused
     uint64_t connect_us;       // of a new connection; 0 none was made
     uint32_t connect_limit_ms; // how long it could take; 0 timeouts.connect_ms
+    // Of local models, what the limit learns from:
+    bool steady;            // one whole answer, and the client took it as it came
+    uint32_t prompt_tokens; // that had to be read
+    uint32_t tokens;        // of the answer
 };
-void td_health_end(struct td_health *health, const struct td_target *target, const struct td_health_outcome *outcome,
-                   uint64_t now_ns);
+void td_health_end(struct td_health *health, const struct td_target *target, const struct td_admission *admission,
+                   const struct td_health_outcome *outcome, uint64_t now_ns);
+
+// A decision passed this local model by because it was full (td_target_state.full, or TD_ADMIT_FULL).
+void td_health_turned_away(struct td_health *health, const struct td_target *target, bool batch, uint64_t now_ns);
+// For metrics and operators.
+struct td_health_load {
+    uint32_t active;
+    double limit; // how many may be inside now; 0 no limit
+    bool overloaded;
+    double slowdown;         // under overload: how many times what it takes alone an answer takes; 0 unknown
+    double alone_ms;         // what recent answers would have taken alone; 0 unknown
+    uint64_t turned_away[2]; // ever: interactive, batch
+};
+void td_health_load(struct td_health *health, const struct td_target *target, struct td_health_load *out);
 
 // May a failed attempt be tried again on the same target? Takes one from its retry budget (10 % of calls) if so.
 bool td_health_retry(struct td_health *health, const struct td_target *target, uint64_t now_ns);

@@ -69,6 +69,7 @@ struct td_target {
     uint32_t parallel;            // llama: sequences decoded together; remote: concurrent attempts, 0 unlimited
     uint32_t gpu_layers, threads; // llama
     uint32_t queue_max;           // waiting attempts before it counts as full
+    double slowdown_max;          // llama: under overload, how many times what it takes alone; 0 any
     uint64_t memory_bytes_max;    // llama: 0 the runtime's ceiling alone
     struct td_str tools_file;     // llama: tools that requests are likely to bring, prepared with the load; "" none
     enum td_tier policy_tier;     // the tier that rules see: an openai target that may forward counts as cloud

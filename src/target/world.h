@@ -23,6 +23,7 @@ struct td_target_state {
     uint32_t failures_ppm;             // recent share of failed attempts
     int64_t budget_left_nusd;          // what budgets leave for this target now; INT64_MAX unlimited
     bool full;                         // its queue takes no attempt of the caller's priority
+    uint32_t full_ms;                  // …and when it may be worth asking again; 0 unknown
     bool probe_ok;                     // half open: this request may be the probe
     uint32_t ramp_ppm;                 // share of requests it may take after a recovery; 0 and 1000000: all
     uint32_t context;                  // tokens, learned from the loaded model; 0 unknown

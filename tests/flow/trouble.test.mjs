@@ -179,6 +179,13 @@ test("overload: batch work is turned away first, then the rest, each with a type
   await running(5);
   await refused("interactive");
   await refused("batch");
+  const load = JSON.parse((await tandem(["models", "list", "--json", "--config", t.file])).stdout).targets[0].load;
+  assert.equal(load.inside, 5);
+  assert.deepEqual(load.turned_away, { interactive: 1, batch: 2 });
+  assert.equal(load.overloaded, true);
+  const metrics = await (await fetch(t.url + "/metrics")).text();
+  assert.match(metrics, /^tandem_model_inside\{target="device"\} 5$/m);
+  assert.match(metrics, /^tandem_model_turned_away_total\{priority="batch"\} 2$/m);
   leaver.abort();
   await Promise.all(pending);
   await until(async () => (await ask(t, false, { model: "device", prompt: "four", max_tokens: 1, tandem: { priority: "batch" } })).status === 200, "the device to be free again");
