@@ -93,8 +93,7 @@ void td_call_refuse(struct td_call *call, enum td_err err, const struct td_error
 }
 
 // Who asks, and may they now?
-static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, bool local_peer,
-                         uint32_t *retry_after_ms, struct td_error *e) {
+static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, bool local_peer, struct td_error *e) {
     struct td_runtime *rt = call->worker->runtime;
     if (call->replay)
         return TD_OK; // its tenant was known when it was accepted
@@ -105,7 +104,6 @@ static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, 
         td_govern_anonymous(&call->who);
         return TD_OK;
     }
-    (void)retry_after_ms;
     return td_govern_identify(rt->govern, key, call->arrival_wall_ms, &call->who, e);
 }
 
@@ -190,22 +188,29 @@ static enum td_err open_exchange(struct td_call *call) {
     return call->timer ? td_exchange_open(&xc, &call->x) : TD_ERR_NOMEM;
 }
 
-static void on_start(void *arg) {
+static void begin(void *arg) {
     td_call_feed(arg, &(struct td_x_input){.type = TD_X_IN_START});
     td_call_unref(arg);
 }
 
-void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool local_peer) {
+// What is known of the request becomes a plan, and the plan an exchange.
+static void judge(void *arg) {
+    struct td_call *call = arg;
     struct td_runtime *rt = call->worker->runtime;
     struct td_error e = {0};
     uint32_t retry_after_ms = 0;
-    enum td_err err;
-    if (atomic_load(&rt->draining)) {
-        td_error_set(&e, TD_ERR_OVERLOAD, "the server is shutting down");
-        td_call_refuse(call, TD_ERR_OVERLOAD, &e, 1000);
+    enum td_err err = TD_OK;
+    if (call->released || call->sink_done) { // nobody waits for it any more
+        call->refused = true;
+        td_call_record(call, NULL, TD_ERR_CANCELLED);
+        finish(call);
+        td_call_unref(call);
         return;
     }
-    err = admit(call, key, trusted, local_peer, &retry_after_ms, &e);
+    if (atomic_load(&rt->draining)) {
+        err = td_error_set(&e, TD_ERR_OVERLOAD, "the server is shutting down");
+        retry_after_ms = 1000;
+    }
     if (err == TD_OK)
         err = make_facts(call);
     if (err == TD_OK) {
@@ -233,11 +238,25 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
         if (!e.message[0])
             td_error_set(&e, err, "%s", td_err_text(err));
         td_call_refuse(call, err, &e, retry_after_ms);
+        td_call_unref(call);
         return;
     }
-    // The requests of one turn of the loop are all judged before the first of them is sent on.
+    td_loop_later(call->worker->loop, &call->later, begin, call); // with the reference
+}
+
+// The requests of one turn of the loop are all read before the first is judged, and all judged before the first is sent
+// on.
+void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool local_peer) {
+    struct td_error e = {0};
+    enum td_err err = admit(call, key, trusted, local_peer, &e);
+    if (err != TD_OK) {
+        if (!e.message[0])
+            td_error_set(&e, err, "%s", td_err_text(err));
+        td_call_refuse(call, err, &e, 0);
+        return;
+    }
     atomic_fetch_add(&call->refs, 1);
-    td_loop_later(call->worker->loop, &call->start, on_start, call);
+    td_loop_later(call->worker->loop, &call->later, judge, call);
 }
 
 void td_call_stop_attempt(struct td_call *call, uint32_t attempt) {

@@ -33,6 +33,7 @@ struct td_slot {
     struct td_attempt_stats stats;
     bool has_stats;
     struct td_str model; // that answered
+    struct td_post later;
 };
 
 // How client events leave: as bytes of the dialect (http.c) or as td_answer (public.c).
@@ -63,7 +64,7 @@ struct td_call {
     struct td_exchange *x;
     struct td_slot *slots[TD_ATTEMPTS_MAX]; // by the exchange's attempt number; NULL: it was never begun here
     struct td_timer *timer;
-    struct td_post start;
+    struct td_post later; // it waits for its next stage in this turn of the loop
     bool ended, released, refused;
     atomic_bool gone; // the same as released, for the event stream's thread
     // Inputs that come up while effects are being carried out; on the stack of td_call_feed, NULL outside of it.

@@ -21,12 +21,37 @@ static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enu
     td_call_feed(call, &in);
 }
 
+static void refuse_by_policy(struct td_call *call, uint32_t attempt, const struct td_policy_verdict *verdict) {
+    refuse(call, attempt, verdict->transform == TD_TRANSFORM_BLOCK ? TD_ERR_BLOCKED : TD_ERR_NO_TARGET, verdict->reason,
+           0);
+}
+
+// The answers that end in this turn of the loop are all read before the first of them is written.
+static void on_end(void *user) {
+    struct td_slot *slot = user;
+    struct td_call *call = slot->call;
+    struct td_event event = {.type = TD_EV_END};
+    struct td_x_input in = {.type = TD_X_IN_EVENT, .attempt = slot->start.attempt, .event = &event};
+    struct td_attempt_stats stats;
+    if (slot->attempt) {
+        slot->backend->ops->stats(slot->backend, slot->attempt, &stats);
+        in.stats = &stats;
+        td_call_feed(call, &in);
+    }
+    td_call_unref(call);
+}
+
 static void on_event(void *user, const struct td_event *event) {
     struct td_slot *slot = user;
     uint32_t attempt = slot->start.attempt;
     struct td_call *call = slot->call;
     struct td_x_input in = {.type = TD_X_IN_EVENT, .attempt = attempt, .event = event};
     struct td_attempt_stats stats;
+    if (event->type == TD_EV_END && slot->attempt) {
+        atomic_fetch_add(&call->refs, 1);
+        td_loop_later(call->worker->loop, &slot->later, on_end, slot);
+        return;
+    }
     if (event->type == TD_EV_START && event->start.model.n)
         slot->model = td_arena_str(&call->arena, event->start.model);
     if ((event->type == TD_EV_END || event->type == TD_EV_ERROR) && slot->attempt) {
@@ -361,6 +386,30 @@ static enum td_reason refusal_of(enum td_err err) {
     }
 }
 
+// The bytes of all that begins in this turn of the loop exist. Between then and now a reload may have come: policy is
+// asked anew, so that the grant is of the one in force.
+static void on_serialised(void *arg) {
+    struct td_slot *slot = arg;
+    struct td_call *call = slot->call;
+    const struct td_target *target = &call->config->targets[slot->start.target];
+    struct td_policy_verdict verdict;
+    struct td_error e = {0};
+    uint64_t epoch;
+    if (slot->waiting && !call->ended) {
+        slot->waiting = false;
+        if (!check_policy(call, target, &epoch, &verdict)) {
+            refuse_by_policy(call, slot->start.attempt, &verdict);
+        } else {
+            enum td_err err = permit(call, slot, target, &verdict, epoch, &e);
+            if (err == TD_OK)
+                err = launch(call, slot, target, &e);
+            if (err != TD_OK && !(err == TD_ERR_CANCELLED && slot->waiting))
+                refuse(call, slot->start.attempt, err, refusal_of(err), 0);
+        }
+    }
+    td_call_unref(call);
+}
+
 static struct td_slot *slot_for(struct td_call *call, const struct td_x_start *start) {
     struct td_slot *slot = call->slots[start->attempt];
     if (slot || !(slot = td_arena_alloc(&call->arena, sizeof *slot)))
@@ -382,8 +431,7 @@ void td_call_start_attempt(struct td_call *call, const struct td_x_start *start)
         return;
     }
     if (!check_policy(call, target, &epoch, &verdict)) {
-        refuse(call, start->attempt, verdict.transform == TD_TRANSFORM_BLOCK ? TD_ERR_BLOCKED : TD_ERR_NO_TARGET,
-               verdict.reason, 0);
+        refuse_by_policy(call, start->attempt, &verdict);
         return;
     }
     enum td_err err = reserve(call, slot, target);
@@ -394,8 +442,12 @@ void td_call_start_attempt(struct td_call *call, const struct td_x_start *start)
             return;
         }
         err = serialise(call, slot, target);
-        if (err == TD_OK && target->provider != TD_PROVIDER_LLAMA)
-            err = permit(call, slot, target, &verdict, epoch, &e);
+        if (err == TD_OK && target->provider != TD_PROVIDER_LLAMA) {
+            atomic_fetch_add(&call->refs, 1);
+            slot->waiting = true;
+            td_loop_later(call->worker->loop, &slot->later, on_serialised, slot);
+            return;
+        }
         if (err == TD_OK)
             err = launch(call, slot, target, &e);
     }
