@@ -3,12 +3,13 @@
 """Measures the whole daemon as a gateway, with nginx, HAProxy and the floor (Tandem's listener and libcurl alone) beside
 it, all in front of the same instant upstream.
 
-usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--only latency|cpu|lag|sse] [NAME...]
+usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--only latency|cpu|durability|lag|sse] [NAME...]
        NAME: direct floor tandem nginx haproxy; all by default ("direct" is the upstream without a gateway)
 
 The gateway runs on core 0 alone; upstream and load share core 1. Rounds are interleaved, medians are printed.
   latency  one connection, 2 KB request, 1 KB answer: p50 and p99, and what the gateway adds to "direct"
   cpu      64 connections: processor time of the gateway per request (its threads and children), requests/s
+  durability  1 and 16 connections through Tandem, for each of the ledger's modes: p50, p99, requests/s
   lag      64 streams at 20 ms per token: from the upstream's send to the client's read, and how often nginx's that is
   sse      1,000 streams at 20 ms per token: lost events, gaps, lag, memory per stream, processor time per event
 """
@@ -182,6 +183,33 @@ def measure_requests(what, names, table, rounds, seconds):
         stop(p)
 
 
+def measure_durability(build, tmp, rounds, seconds):
+    modes = ("batched", "before_answer", "before_egress")
+    base = open(tmp + "/tandem.yaml").read()
+    table, rows = {}, {(m, c): [] for m in modes for c in (1, 16)}
+    for i, mode in enumerate(modes):
+        file = "%s/%s.yaml" % (tmp, mode)
+        open(file, "w").write(base.replace("18602", str(18610 + i)).replace("/data\n", "/data-%s\n" % mode) +
+                              "ledger: {durability: %s}\n" % mode)
+        table[mode] = ([build + "/src/cli/tandem", "serve", "--config", file, "--workers", "1"], 18610 + i)
+    running = {m: start(*table[m]) for m in modes}
+    for m in modes:
+        wrk(table[m][1], 16, 1)
+    for _ in range(rounds):
+        for m, connections in rows:
+            r = wrk(table[m][1], connections, seconds)
+            r["rate"] = r["requests"] / r["seconds"]
+            rows[m, connections].append(r)
+    for m, connections in rows:
+        r = rows[m, connections]
+        bad = sum(x["bad"] for x in r)
+        print("durability %-14s %2d connections  p50 %6.0f us  p99 %7.0f us  %6.0f requests/s%s" % (
+            m, connections, middle(r, "p50_us"), middle(r, "p99_us"), middle(r, "rate"),
+            "  FAILED REQUESTS: %d" % bad if bad else ""), flush=True)
+    for p in running.values():
+        stop(p)
+
+
 def measure_sse(build, names, table):
     body = '{"model":"auto","stream":true,"messages":[{"role":"user","content":"Count."}]}'
     for n in names:
@@ -236,7 +264,7 @@ def main():
     a.add_argument("names", nargs="*")
     a.add_argument("--rounds", type=int, default=5)
     a.add_argument("--seconds", type=int, default=3)
-    a.add_argument("--only", choices=["latency", "cpu", "lag", "sse"])
+    a.add_argument("--only", choices=["latency", "cpu", "durability", "lag", "sse"])
     a = a.parse_intermixed_args()
     build = os.path.abspath(a.build)
     tmp = tempfile.mkdtemp(prefix="tandem-bench-")
@@ -252,6 +280,8 @@ def main():
         for what in ("latency", "cpu"):
             if a.only in (None, what):
                 measure_requests(what, names, table, a.rounds, a.seconds)
+        if a.only in (None, "durability"):
+            measure_durability(build, tmp, a.rounds, a.seconds)
         stop(up)
         if a.only in (None, "lag"):
             stamping, port = upstream(build, "--stamp", "--tokens", str(a.seconds * 1000 // TOKEN_MS), "--token-ms", str(TOKEN_MS))
