@@ -7,14 +7,35 @@ struct place {
     char z[80];
 };
 
-static const char *message_field(struct place *p, uint32_t index, const char *field) {
-    snprintf(p->z, sizeof p->z, "messages[%u]%s%s", index, field[0] ? "." : "", field);
+// The name of a field is made before it is known whether it will be needed: not with printf, which costs more than
+// reading the field does. What is too long is cut.
+static char *put(char *at, const struct place *p, const char *z, size_t n) {
+    size_t room = (size_t)(p->z + sizeof p->z - 1 - at);
+    memcpy(at, z, n < room ? n : room);
+    return at + (n < room ? n : room);
+}
+
+static char *put_index(char *at, const struct place *p, const char *before, uint32_t index) {
+    char digits[TD_U64_DIGITS];
+    size_t from = td_str_digits(digits, index);
+    at = put(at, p, before, strlen(before));
+    at = put(at, p, digits + from, sizeof digits - from);
+    return put(at, p, "]", 1);
+}
+
+static const char *put_field(char *at, struct place *p, const char *field) {
+    if (field[0])
+        at = put(at, p, ".", 1);
+    *put(at, p, field, strlen(field)) = 0;
     return p->z;
 }
 
+static const char *message_field(struct place *p, uint32_t index, const char *field) {
+    return put_field(put_index(p->z, p, "messages[", index), p, field);
+}
+
 static const char *part_field(struct place *p, uint32_t message, uint32_t part, const char *field) {
-    snprintf(p->z, sizeof p->z, "messages[%u].content[%u]%s%s", message, part, field[0] ? "." : "", field);
-    return p->z;
+    return put_field(put_index(put_index(p->z, p, "messages[", message), p, ".content[", part), p, field);
 }
 
 // What kinds of content parts each role may bring.

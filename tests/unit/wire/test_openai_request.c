@@ -22,6 +22,8 @@ static int teardown(void **state) {
 }
 
 #define CHAT(fields) "{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]" fields "}"
+#define USER "{\"role\":\"user\",\"content\":\"hi\"},"
+#define TEN USER USER USER USER USER USER USER USER USER USER
 #define MESSAGE(m) "{\"model\":\"auto\",\"messages\":[" m "]}"
 
 static enum td_err chat(const char *body) {
@@ -217,6 +219,10 @@ static void messages_have_the_shape_of_their_role(void **state) {
     assert_int_equal(req.capabilities, TD_CAP_CHAT | TD_CAP_AUDIO | TD_CAP_FILE);
     static const struct refused list[] = {
         {MESSAGE("7"), TD_ERR_BAD_REQUEST, "messages[0]"},
+        {MESSAGE(TEN TEN "7"), TD_ERR_BAD_REQUEST, "messages[20]"},
+        {MESSAGE(TEN
+                 "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"},{\"type\":\"text\",\"text\":1}]}"),
+         TD_ERR_BAD_REQUEST, "messages[10].content[1].text"},
         {MESSAGE("{}"), TD_ERR_BAD_REQUEST, "messages[0].role"},
         {MESSAGE("{\"role\":\"robot\",\"content\":\"x\"}"), TD_ERR_BAD_REQUEST, "messages[0].role"},
         {MESSAGE("{\"role\":\"function\",\"name\":\"f\",\"content\":\"x\"}"), TD_ERR_UNSUPPORTED, "messages[0].role"},
