@@ -87,6 +87,16 @@ void host_chat_quiet(void) {
     common_log_set_verbosity_thold(-1);
 }
 
+static void (*no_memory_fn)(void);
+
+void host_on_no_memory(void (*fn)(void)) {
+    no_memory_fn = fn;
+    std::set_new_handler([] {
+        no_memory_fn();
+        throw std::bad_alloc();
+    });
+}
+
 // The library knows some templates by their text and treats them in ways of its own, which may depend on the messages.
 static bool is_special(const std::string &source) {
     if (source.empty())
@@ -559,6 +569,8 @@ td_err host_parser_feed(host_parser *p, td_str answer, bool partial, void (*fn)(
         for (const auto &d : diffs)
             hand_out(*p, d, fn, arg);
         return TD_OK;
+    } catch (const std::bad_alloc &) {
+        return partial ? TD_OK : TD_ERR_NOMEM;
     } catch (const std::exception &) {
         return partial ? TD_OK : TD_ERR_UPSTREAM_GARBAGE;
     }

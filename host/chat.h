@@ -25,6 +25,9 @@ struct host_parser;
 
 // Silences the common library's log, which would show prompt text. Once, at start.
 void host_chat_quiet(void);
+// `fn` is told, on whatever thread, when C++ gets no memory, before the exception that somebody may swallow. Once, at
+// start.
+void host_on_no_memory(void (*fn)(void));
 
 // The model's template (or the library's default where it has none), or `source` where it is not "". NULL with *e
 // filled.

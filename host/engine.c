@@ -12,8 +12,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
+#include <time.h>
 
 #include "base/time.h"
 #include "host/guest.h"
@@ -85,8 +85,12 @@ static void spend_credit(struct host_request *r) {
 }
 
 static void fail_request(struct engine *e, struct host_request *r, enum td_err code, const char *why) {
-    if (!r->dead && td_proto_put_error(&e->out, TD_FRAME_ERROR, r->id, code, td_str_of(why)) == TD_OK)
+    if (!r->dead) {
+        if (td_proto_put_error(&e->out, TD_FRAME_ERROR, r->id, code, td_str_of(why)) != TD_OK)
+            _exit(TD_PROTO_EXIT_MEMORY); // it cannot even be said
         send_out(e, r);
+        host_note_end(e->g, code);
+    }
     r->dead = true;
 }
 
@@ -182,7 +186,7 @@ static enum td_err hand_out(struct engine *e, struct job *j, bool last, bool cut
         err = host_parser_feed(j->parser, td_str_n(j->text.p ? j->text.p : "", upto), !last || cut, on_piece, &h);
         j->parsed_at_ns = td_now_ns();
         j->parse_ns = j->parsed_at_ns - start;
-        if (err && !j->handed_text && upto) {
+        if (err && err != TD_ERR_NOMEM && !j->handed_text && upto) {
             // Not the promised form, and nothing shown yet: it is plain text then.
             hand_text(e, j, TD_FRAME_TEXT, td_str_n(j->text.p, upto));
             err = TD_OK;
@@ -295,6 +299,8 @@ static void put_end(struct engine *e, struct host_request *r) {
     td_proto_begin(&w, &e->out, TD_FRAME_END, r->id);
     if (td_proto_end(&w) != TD_OK)
         fail_request(e, r, TD_ERR_NOMEM, "out of memory");
+    else
+        host_note_end(e->g, TD_OK);
     send_out(e, r);
     r->dead = true;
 }
@@ -307,8 +313,11 @@ static void finish_job(struct engine *e, struct slot *s, enum td_finish reason) 
         if (td_buf_addz(&j->text, "\xef\xbf\xbd") != TD_OK)
             break;
     }
-    if (hand_out(e, j, true, reason == TD_FINISH_LENGTH) != TD_OK) {
-        fail_request(e, r, TD_ERR_UPSTREAM_GARBAGE, "the model's answer does not have the form its template promises");
+    enum td_err err = hand_out(e, j, true, reason == TD_FINISH_LENGTH);
+    if (err != TD_OK) {
+        fail_request(e, r, err,
+                     err == TD_ERR_NOMEM ? "out of memory"
+                                         : "the model's answer does not have the form its template promises");
     } else {
         struct td_proto_writer w;
         if (reason == TD_FINISH_STOP && j->parser && host_parser_has_tools(j->parser))
@@ -406,7 +415,10 @@ static void sample(struct engine *e, struct slot *s) {
         forbid_loops(s, logits); // after host_prob: the probabilities told are the model's own
     llama_token token = j->greedy ? p.best : host_sampler_next(j->sampler, e->g->context, j->index);
     if (token < 0 || token >= e->vocab_count) {
-        fail_request(e, j->r, TD_ERR_UPSTREAM_GARBAGE, "no token of the model fits the demanded form");
+        if (host_was_short_of_memory())
+            fail_request(e, j->r, TD_ERR_HOST_MEMORY, "no memory for the next token");
+        else
+            fail_request(e, j->r, TD_ERR_UPSTREAM_GARBAGE, "no token of the model fits the demanded form");
         return;
     }
     take_token(e, s, token, logits, &p);
@@ -549,6 +561,7 @@ static enum td_err open_embedder(struct engine *e) {
 
 static void embed_next(struct engine *e, struct host_request *r) {
     if (open_embedder(e) != TD_OK) {
+        (void)host_was_short_of_memory(); // it is said
         fail_request(e, r, TD_ERR_HOST_MEMORY, "no memory for the embedding context");
         return;
     }
@@ -729,10 +742,11 @@ static void decode_turn(struct engine *e) {
     double start = now_ms();
     int rc = llama_decode(e->g->context, e->batch);
     if (rc != 0) {
+        bool memory = host_was_short_of_memory() || rc == 1;
         for (uint32_t i = 0; i < e->slot_count; i++) {
             if (!e->slots[i].job)
                 continue;
-            fail_request(e, e->slots[i].job->r, rc == 1 ? TD_ERR_HOST_MEMORY : TD_ERR_INTERNAL,
+            fail_request(e, e->slots[i].job->r, memory ? TD_ERR_HOST_MEMORY : TD_ERR_INTERNAL,
                          "the model could not decode");
             cut_back(e, i, 0);
         }
@@ -752,6 +766,7 @@ static void wait_for_work(struct engine *e) {
     struct host_guest *g = e->g;
     while (sweep(e), g->pinged || !has_work(e)) {
         if (!g->pinged) {
+            host_leave_if_starved(g);
             pthread_cond_wait(&g->work, &g->lock);
             continue;
         }

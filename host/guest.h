@@ -27,6 +27,10 @@ enum {
     HOST_FILE_MODEL = 4
 }; // the model's first file; its other parts follow
 
+// Did libllama or C++ get no memory since this was asked last? What they say themselves of the failure that follows is
+// often something else.
+bool host_was_short_of_memory(void);
+
 struct host_conn {
     int fd; // -1 closed
     struct td_buf in;
@@ -82,7 +86,13 @@ struct host_guest {
     pthread_cond_t work;           // wakes the engine
     bool pinged;                   // the house wants a sign of life
     struct host_request *requests; // all that were queued and not ended, in order of arrival
+    atomic_uint starved;           // requests in a row that ended for want of memory
 };
+
+// What a request ended with: any thread.
+void host_note_end(struct host_guest *g, enum td_err code);
+// With the lock held: a guest that keeps getting no memory, and has no request in hand, makes room for a fresh one.
+void host_leave_if_starved(struct host_guest *g);
 
 // Sends frames (any thread). What does not fit into the socket now is kept, and the door sends it later. False: broken.
 bool host_send(struct host_guest *g, struct host_conn *c, const struct td_buf *frames);

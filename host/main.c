@@ -25,11 +25,40 @@ enum { EXIT_SETUP = 70, EXIT_TEMPLATE = 71, EXIT_PROTOCOL = 72 };
 
 #define TEMPLATE_S_MAX 1         // processor time after which a template is taken for an endless loop
 #define SLACK_BYTES (2ull << 30) // address space beyond what the loaded model takes
+#define STARVED_MAX 2            // one may have asked for too much
 #define SMALL_PARAMS 50e6        // below it a second thread costs more than it brings
 #define OUT_BYTES_MAX (2ull * TD_HOST_FRAME_BYTES_MAX)
 
 static struct host_guest guest;
 static char last_error[160]; // what libllama said last
+static atomic_bool short_of_memory;
+
+bool host_was_short_of_memory(void) {
+    return atomic_exchange(&short_of_memory, false);
+}
+
+void host_note_end(struct host_guest *g, enum td_err code) {
+    if (code == TD_OK)
+        atomic_store(&g->starved, 0);
+    else if (code == TD_ERR_NOMEM || code == TD_ERR_HOST_MEMORY)
+        atomic_fetch_add(&g->starved, 1);
+}
+
+void host_leave_if_starved(struct host_guest *g) {
+    if (!g->requests && atomic_load(&g->starved) >= STARVED_MAX)
+        _exit(TD_PROTO_EXIT_MEMORY);
+}
+
+static void on_no_memory(void) {
+    atomic_store(&short_of_memory, true);
+}
+
+// libllama asserts that it got what it asked for.
+static void on_abort(int sig) {
+    (void)sig;
+    if (atomic_load(&short_of_memory))
+        _exit(TD_PROTO_EXIT_MEMORY);
+}
 
 // Only the kind of fault: a hostile file's own strings stay inside.
 static void on_log(enum ggml_log_level level, const char *text, void *arg) {
@@ -40,6 +69,8 @@ static void on_log(enum ggml_log_level level, const char *text, void *arg) {
     for (; text[n] && n + 1 < sizeof last_error; n++)
         last_error[n] = text[n] >= 32 && text[n] < 127 ? text[n] : ' ';
     last_error[n] = 0;
+    if (strstr(last_error, "alloc") || strstr(last_error, "memory"))
+        on_no_memory();
 }
 
 // ---- connections
@@ -118,6 +149,10 @@ static void on_request(struct host_guest *g, struct host_conn *c, const struct t
     host_watchdog_arm(watchdog, false);
     if (err) {
         send_error(g, c, TD_FRAME_ERROR, f->id, err, e.message);
+        host_note_end(g, err);
+        pthread_mutex_lock(&g->lock);
+        host_leave_if_starved(g);
+        pthread_mutex_unlock(&g->lock);
         return;
     }
     pthread_mutex_lock(&g->lock);
@@ -176,8 +211,10 @@ static void on_frame(struct host_guest *g, struct host_conn *c, const struct td_
 
 static void read_frames(struct host_guest *g, struct host_conn *c) {
     char *to = td_buf_reserve(&c->in, 1 << 16);
-    ssize_t n = to ? recv(c->fd, to, 1 << 16, MSG_DONTWAIT) : -1;
-    if (n < 0 && to && (errno == EAGAIN || errno == EINTR))
+    if (!to)
+        _exit(TD_PROTO_EXIT_MEMORY); // whoever cannot listen any more must be replaced
+    ssize_t n = recv(c->fd, to, 1 << 16, MSG_DONTWAIT);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     if (n <= 0) {
         if (c == &g->conns[0])
@@ -356,7 +393,7 @@ static void load_model(struct host_guest *g, FILE *file, unsigned parts, uint32_
     if (!g->model) {
         char message[240];
         snprintf(message, sizeof message, "libllama cannot load this file: %s", last_error);
-        fail_start(TD_ERR_HOST_LOAD, message);
+        fail_start(host_was_short_of_memory() ? TD_ERR_HOST_MEMORY : TD_ERR_HOST_LOAD, message);
     }
     g->vocab = llama_model_get_vocab(g->model);
     g->ready.params = llama_model_n_params(g->model);
@@ -410,6 +447,8 @@ static void start(struct host_guest *g, unsigned parts) {
         _exit(EXIT_PROTOCOL);
     llama_log_set(on_log, NULL);
     host_chat_quiet();
+    host_on_no_memory(on_no_memory);
+    signal(SIGABRT, on_abort);
     uint32_t cores = physical_cores();
     FILE *file = fdopen(HOST_FILE_MODEL, "rb");
     if (!file)

@@ -37,6 +37,9 @@ void td_manager_done(struct td_manager *m, struct td_guest *guest, bool served);
 void td_manager_suspect(struct td_manager *m, struct td_guest *guest, uint64_t prompt);
 // The guest broke the protocol: end it.
 void td_manager_condemn(struct td_manager *m, struct td_guest *guest);
+// The connection to it is gone. Where it has ended that will be known in a moment; else nobody could reach it ever
+// again from there, and it is replaced.
+void td_manager_lost(struct td_manager *m, struct td_guest *guest);
 // The worker's connection to the guest, given away once: -1 afterwards.
 int td_guest_connection(struct td_manager *m, struct td_guest *guest, unsigned worker);
 // Back again, unused; -1 does nothing.

@@ -37,6 +37,7 @@ struct td_guest {
     int connections[WORKERS_MAX];
     struct td_buf in;
     uint64_t memory_bytes, started_ns, heard_ns;
+    uint64_t cut_ns; // since when a worker has no connection to it any more; 0: all have
     struct td_proto_ready ready;
     bool ours, judged,
         guilty; // ours: ended for no fault of it; judged: how it ended is known; guilty: by its own fault

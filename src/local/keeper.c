@@ -15,6 +15,7 @@
 #define CRASH_BACKOFF_MS_MAX 2000u // CONTRACT: back within 2 s plus the load
 #define LOAD_BACKOFF_MS_MAX 30000u // a file that does not load is not tried at every request
 #define MEMORY_WAIT_MS_MAX 10000u  // how long a load waits for serving models to fall idle
+#define CUT_MS_MAX 300u            // a guest that has ended is reaped long before
 #define GUEST_BYTES_PER_MS 400000u // load time estimate before the first load: 400 MB a second
 
 // ---- ending guests
@@ -49,6 +50,7 @@ static void judge(struct td_manager *m, struct td_guest *g, const siginfo_t *how
     bool was_loading = g->model->loading == g, alive = g->state != GUEST_DEAD;
     // Killed from outside (an operator, the system short of memory) is nobody's prompt's fault.
     bool outside = known && how->si_code == CLD_KILLED && (how->si_status == SIGKILL || how->si_status == SIGTERM);
+    bool starved = known && how->si_code == CLD_EXITED && how->si_status == TD_PROTO_EXIT_MEMORY;
     g->judged = true;
     g->guilty = !g->ours && (!alive || !outside); // dead and not ours: it hung or broke the protocol
     for (uint32_t i = 0; i < g->suspect_count && g->guilty; i++)
@@ -57,11 +59,16 @@ static void judge(struct td_manager *m, struct td_guest *g, const siginfo_t *how
         return;
     td_guest_end(g, false);
     if (was_loading) {
-        fail_load(m, g->model, TD_ERR_HOST_LOAD, "the model host ended while it was loading the model");
+        char message[128];
+        snprintf(message, sizeof message, "the model host %s while it was loading the model (%s %d)",
+                 starved ? "had no memory left" : "ended", known && how->si_code != CLD_EXITED ? "signal" : "status",
+                 known ? how->si_status : -1);
+        fail_load(m, g->model, starved ? TD_ERR_HOST_MEMORY : TD_ERR_HOST_LOAD, message);
         return;
     }
     td_log(TD_LOG_ERROR, "local", NULL, "while=serve model=%s err=%s code=%d status=%d", g->model->name,
-           td_err_code(TD_ERR_HOST_CRASH), known ? how->si_code : 0, known ? how->si_status : 0);
+           td_err_code(starved ? TD_ERR_HOST_MEMORY : TD_ERR_HOST_CRASH), known ? how->si_code : 0,
+           known ? how->si_status : 0);
     uint32_t wait = 100u << (g->model->crashes < 5 ? g->model->crashes : 5);
     // The first crash costs no pause: it may be the only one.
     g->model->retry_ns =
@@ -279,6 +286,12 @@ static void check_guest(struct td_manager *m, struct td_guest *g, uint64_t now) 
     }
     if (g->state == GUEST_DEAD)
         return;
+    if (g->cut_ns && now - g->cut_ns > CUT_MS_MAX * TD_MS_NS) {
+        td_log(TD_LOG_ERROR, "local", NULL, "while=serve model=%s cut=true", model->name);
+        td_guest_end(g, false);
+        model->crashes++;
+        return;
+    }
     if (g->active && now - g->heard_ns > m->hang_ms_max * TD_MS_NS / 4)
         ping(g);
     if (g->active && now - g->heard_ns > m->hang_ms_max * TD_MS_NS) {

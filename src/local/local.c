@@ -551,6 +551,7 @@ static void on_sweep(void *arg) {
             continue;
         }
         *at = link->next;
+        td_manager_lost(local->manager, link->guest);
         free_link(link);
     }
     on_models_changed(local);

@@ -212,6 +212,14 @@ void td_manager_condemn(struct td_manager *m, struct td_guest *guest) {
     pthread_mutex_unlock(&m->lock);
 }
 
+void td_manager_lost(struct td_manager *m, struct td_guest *guest) {
+    pthread_mutex_lock(&m->lock);
+    if (!guest->cut_ns)
+        guest->cut_ns = td_now_ns();
+    td_manager_wake(m);
+    pthread_mutex_unlock(&m->lock);
+}
+
 int td_guest_connection(struct td_manager *m, struct td_guest *guest, unsigned worker) {
     pthread_mutex_lock(&m->lock);
     int fd = guest->connections[worker];

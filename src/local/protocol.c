@@ -211,5 +211,7 @@ bool td_proto_get_error(struct td_str body, enum td_err *code, struct td_str *me
     *message = td_proto_get_str(&r);
     // A guest may be hostile: a code outside the list is an internal error, never an array index.
     *code = n > TD_OK && n < TD_ERR_COUNT ? (enum td_err)n : TD_ERR_INTERNAL;
+    if (*code == TD_ERR_NOMEM)
+        *code = TD_ERR_HOST_MEMORY; // its own want of memory is not the house's
     return td_proto_ok(&r);
 }

@@ -15,6 +15,7 @@
 #define TD_PROTO_HEADER_BYTES 12u
 #define TD_PROTO_CONTROL_BYTES_MAX 4096u       // frames of the control connection are small
 #define TD_PROTO_CREDITS 128u                  // event frames a request may have on the way before the house answers
+#define TD_PROTO_EXIT_MEMORY 73                // the guest's status where it had to end for want of memory
 #define TD_PROTO_TOKENS_MAX 4096u              // token records in one frame
 #define TD_PROTO_PREPARE_BYTES_MAX (64u << 10) // goes into an empty socket whole: the manager's thread never waits
 

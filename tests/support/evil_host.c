@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model host that a hostile model has taken over: it says it is ready, then answers the first request with something
 // that no honest guest sends. What, its own name's last letters say (a link to this program): garbage, huge, ids, utf8,
-// tokens, credits, twice, flood.
+// tokens, credits, twice, flood; hangup closes the connection and lives on.
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +57,10 @@ static void answer(int fd, uint32_t id) {
             if (td_proto_end(&w) != TD_OK)
                 exit(1);
         }
+    } else if (strstr(kind, "hangup")) {
+        close(fd);
+        for (;;)
+            pause();
     } else if (strstr(kind, "flood")) { // more than any credit allows
         for (;;) {
             text(&b, id, TD_STR("flood "), 0);

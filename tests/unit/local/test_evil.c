@@ -67,6 +67,25 @@ static void an_end_said_twice_is_heard_once(void **state) {
     unlink(path);
 }
 
+// It can never be reached from there again: it is replaced, so that who asks next does not wait for nothing.
+static void a_guest_that_hangs_up_is_replaced(void **state) {
+    (void)state;
+    struct house h;
+    struct ask a;
+    char path[128];
+    static const char *const prompts[] = {"{\"prompt\":\"x\"}", "{\"prompt\":\"y\"}", "{\"prompt\":\"z\"}"};
+    open_with(&h, "hangup", path);
+    for (size_t i = 0; i < 3; i++) {
+        ask_open(&a, &h, tiny, TD_KIND_COMPLETION, prompts[i]);
+        assert_ok(ask_start(&a));
+        assert_true(ask_wait(&a, 20000));
+        assert_int_equal(a.error, TD_ERR_HOST_CRASH);
+        ask_close(&a);
+    }
+    house_close(&h);
+    unlink(path);
+}
+
 static void pause_it(struct ask *a) {
     a->house->backend->ops->pause(a->house->backend, a->attempt);
     a->on_delta = NULL;
@@ -99,6 +118,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_no_honest_guest_sends_is_a_crash_of_it),
         cmocka_unit_test(an_end_said_twice_is_heard_once),
+        cmocka_unit_test(a_guest_that_hangs_up_is_replaced),
         cmocka_unit_test(a_flood_ends_at_a_ceiling),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
