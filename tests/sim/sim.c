@@ -609,7 +609,8 @@ static int run_cuts(uint64_t seed, uint64_t first, uint64_t count, bool trace) {
         td_policy_rule(&s.laws[0].config->policy, &s.facts, NULL, &s.ruling);
         s.plan = (struct td_plan){.mode = TD_MODE_FALLBACK, .step_count = 4, .max_cost_nusd = -1, .draw = s.plan.draw};
         for (uint32_t k = 0; k < s.plan.step_count; k++)
-            s.plan.steps[k] = (struct td_step){.target = (CLOUD + k) % TARGETS, .retries_max = 2};
+            s.plan.steps[k] = (struct td_step){
+                .target = (CLOUD + k) % TARGETS, .retries_max = 2, .connect_ms = 1000 + k, .connect_late_ms = 100 + k};
         run(&s);
         close_sim(&s);
         if (broken(&s, "--cuts 1"))
