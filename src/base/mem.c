@@ -255,7 +255,8 @@ static void give_block(void *p, size_t n) {
         free(p);
 }
 
-#define CHUNK_MIN 1088u // one of the sizes that workers keep
+#define CHUNK_MIN 1088u // two of the sizes that workers keep
+#define CHUNK_MIN_SMALL 264u
 #define ALIGN 16
 
 struct td_arena_chunk {
@@ -271,7 +272,11 @@ struct td_arena_cleanup {
 };
 
 void td_arena_init(struct td_arena *a, size_t ceiling) {
-    *a = (struct td_arena){.ceiling = ceiling};
+    *a = (struct td_arena){.ceiling = ceiling, .chunk_min = CHUNK_MIN - sizeof(struct td_arena_chunk)};
+}
+
+void td_arena_init_small(struct td_arena *a, size_t ceiling) {
+    *a = (struct td_arena){.ceiling = ceiling, .chunk_min = CHUNK_MIN_SMALL - sizeof(struct td_arena_chunk)};
 }
 
 void td_arena_finish(struct td_arena *a) {
@@ -297,8 +302,8 @@ void *td_arena_alloc(struct td_arena *a, size_t n) {
     if (n > a->ceiling || a->used > a->ceiling - n)
         return NULL;
     if (!a->head || a->head->cap - a->head->used < n) {
-        // Chunks double with use, so a big request costs few of them and a small one little.
-        size_t cap = a->used < CHUNK_MIN ? CHUNK_MIN - sizeof(struct td_arena_chunk) : a->used;
+        // Chunks grow with use, so a big request costs few of them and a small one little.
+        size_t cap = a->used / 2 < a->chunk_min ? a->chunk_min : a->used / 2;
         if (cap < n)
             cap = n;
         if (cap > (1u << 20) && cap > n)
@@ -419,7 +424,8 @@ void td_buf_clear(struct td_buf *b) {
 }
 
 static enum td_err enlarge(struct td_buf *b, size_t n) {
-    size_t cap = b->cap ? b->cap + b->cap - b->cap / 16 : 128; // the sizes of blocks lie a little over powers of two
+    // At first what is asked for. The sizes of blocks lie a little over powers of two.
+    size_t cap = b->cap ? b->cap + b->cap - b->cap / 16 : n > 128 ? n : 128;
     while (cap < b->n + n)
         cap *= 2;
     cap = block_size(cap);

@@ -39,11 +39,12 @@ struct td_arena_cleanup;
 struct td_arena {
     struct td_arena_chunk *head;
     struct td_arena_cleanup *cleanups;
-    size_t used, ceiling;
+    size_t used, ceiling, chunk_min;
 };
 // `ceiling` in bytes over all chunks; allocation beyond it returns NULL. Allocates nothing itself. The first chunk has
-// a kilobyte, the next ones as much as was used before: at most half of an arena lies idle.
+// a kilobyte (_small: a quarter), the next ones half as much as was used before: at most a third of an arena lies idle.
 void td_arena_init(struct td_arena *a, size_t ceiling);
+void td_arena_init_small(struct td_arena *a, size_t ceiling);
 void td_arena_finish(struct td_arena *a);
 void *td_arena_alloc(struct td_arena *a, size_t n) TD_MUST_USE;
 // Array of `count` elements of `n` bytes, overflow-checked.

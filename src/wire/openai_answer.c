@@ -58,7 +58,7 @@ enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td
         w->spec.choices = TD_CHOICES_MAX;
     if (w->spec.bytes_max == 0)
         w->spec.bytes_max = TD_REPLY_BYTES_MAX;
-    td_arena_init(&w->arena, w->spec.bytes_max + (1u << 20));
+    td_arena_init_small(&w->arena, w->spec.bytes_max + (1u << 20));
     td_buf_init(&w->head, 64u << 10);
     td_buf_init(&w->pending, w->spec.bytes_max);
     td_buf_init(&w->vectors, w->spec.bytes_max);

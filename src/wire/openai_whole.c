@@ -19,6 +19,10 @@ static enum td_err keep_unknown(struct td_answer_writer *w, struct td_ow_extras 
             have = td_str_eq(x->keys[j], k);
         if (have)
             continue;
+        if (!x->keys && !(x->keys = td_arena_array(&w->arena, EXTRAS_MAX, sizeof *x->keys))) {
+            m.err = TD_ERR_NOMEM;
+            break;
+        }
         td_emit_member(&m, key, v);
         if (!(x->keys[x->count++] = td_arena_str(&w->arena, k)).p)
             m.err = TD_ERR_NOMEM;

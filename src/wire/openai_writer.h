@@ -13,7 +13,7 @@
 // Fields of the provider's own that pass through, collected for a whole answer: ,"key":value… The first value stays.
 struct td_ow_extras {
     struct td_buf json;
-    struct td_str keys[EXTRAS_MAX];
+    struct td_str *keys; // EXTRAS_MAX of them, in the arena, from the first field on
     uint32_t count;
 };
 
