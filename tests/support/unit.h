@@ -21,6 +21,14 @@
         assert_memory_equal(view_.p ? view_.p : "", literal, view_.n);                                                 \
     } while (0)
 
+// cmocka's own has another name from one version to the next.
+#define assert_between(value, low, high)                                                                               \
+    do {                                                                                                               \
+        uintmax_t value_ = (uintmax_t)(value), low_ = (uintmax_t)(low), high_ = (uintmax_t)(high);                     \
+        if (value_ < low_ || value_ > high_)                                                                           \
+            fail_msg("%ju is not between %ju and %ju", value_, low_, high_);                                           \
+    } while (0)
+
 #define assert_ok(call) assert_int_equal((call), TD_OK)
 
 #endif

@@ -477,7 +477,7 @@ static void every_error_has_a_status_and_a_body(void **state) {
     (void)state;
     for (int err = TD_OK + 1; err < TD_ERR_COUNT; err++) {
         int status = td_openai_status((enum td_err)err);
-        assert_in_range(status, 400, 599);
+        assert_between(status, 400, 599);
         td_buf_clear(&out);
         assert_ok(td_openai_write_error((enum td_err)err, 0, TD_STR_NONE, TD_STR("a.b"), NULL, &out));
         dump("ErrorResponse", td_buf_str(&out));
@@ -584,7 +584,7 @@ static void each_allocation_may_fail(void **state) {
             assert_int_equal(err, TD_ERR_NOMEM);
             failures++;
         }
-        assert_in_range(failures, 3, 50);
+        assert_between(failures, 3, 50);
     }
 }
 

@@ -97,7 +97,7 @@ static void a_full_chat_request_is_read(void **state) {
     assert_non_null(req.schema);
     assert_int_equal(req.capabilities,
                      TD_CAP_CHAT | TD_CAP_TOOLS | TD_CAP_IMAGE | TD_CAP_JSON_SCHEMA | TD_CAP_LOGPROBS | TD_CAP_CHOICES);
-    assert_in_range(req.text_bytes, 10 + 4 + 1 + 7 + 2 + 1 + 6, 120);
+    assert_between(req.text_bytes, 10 + 4 + 1 + 7 + 2 + 1 + 6, 120);
 }
 
 static void what_is_not_given_is_marked_so(void **state) {
@@ -399,7 +399,7 @@ static void each_allocation_may_fail(void **state) {
         assert_int_equal(err, TD_ERR_NOMEM);
         failures++;
     }
-    assert_in_range(failures, 1, 40);
+    assert_between(failures, 1, 40);
 }
 
 int main(void) {

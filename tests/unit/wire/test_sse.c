@@ -131,7 +131,7 @@ static void many_data_lines_have_a_ceiling_together(void **state) {
         lines++;
     }
     assert_int_equal(err, TD_ERR_LIMIT);
-    assert_in_range(lines, 9, 11);
+    assert_between(lines, 9, 11);
     assert_ok(td_sse_feed(&s, TD_STR("\n\ndata: more\n\n")));
     assert_int_equal(log.text.n, 0);
     td_sse_finish(&s);
