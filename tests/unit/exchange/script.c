@@ -381,13 +381,13 @@ void run_script(struct run *r, const char *script) {
     }
 }
 
-void run_expect(const char *name, const struct setup *s, const char *script, const char *trace) {
+static void run_row(const struct row *row) {
     struct run r;
-    run_open(&r, s);
-    run_script(&r, script);
+    run_open(&r, &row->setup);
+    run_script(&r, row->script);
     const char *got = td_buf_z(&r.trace);
-    if (strcmp(got, trace) != 0)
-        fail_msg("%s\n  script   %s\n  expected %s\n  got      %s", name, script, trace, got);
+    if (strcmp(got, row->trace) != 0)
+        fail_msg("%s\n  script   %s\n  expected %s\n  got      %s", row->name, row->script, row->trace, got);
     if (r.ends) {
         assert_int_equal(r.cost_nusd, r.end_cost_nusd);
         size_t before = r.trace.n;
@@ -395,4 +395,9 @@ void run_expect(const char *name, const struct setup *s, const char *script, con
         assert_int_equal(r.trace.n, before);
     }
     run_close(&r);
+}
+
+void run_rows(const struct row *rows, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        run_row(&rows[i]);
 }

@@ -61,7 +61,14 @@ struct run {
 void run_open(struct run *r, const struct setup *s);
 void run_script(struct run *r, const char *script);
 void run_close(struct run *r);
-// Opens, runs and compares; prints both on a difference.
-void run_expect(const char *name, const struct setup *s, const char *script, const char *trace);
+
+struct row {
+    const char *name;
+    struct setup setup;
+    const char *script, *trace;
+};
+// Opens, runs and compares each; prints both traces on a difference.
+void run_rows(const struct row *rows, size_t count);
+#define RUN_ROWS(rows) run_rows(rows, sizeof(rows) / sizeof *(rows))
 
 #endif

@@ -3,18 +3,6 @@
 
 #include "wire/openai_answer.h"
 
-struct row {
-    const char *name;
-    struct setup setup;
-    const char *script, *trace;
-};
-
-static void run_rows(const struct row *rows, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        run_expect(rows[i].name, &rows[i].setup, rows[i].script, rows[i].trace);
-}
-#define RUN_ROWS(rows) run_rows(rows, sizeof(rows) / sizeof *(rows))
-
 #define FALLBACK .mode = TD_MODE_FALLBACK
 
 static void plain_answers(void **state) {

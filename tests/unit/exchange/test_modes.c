@@ -2,18 +2,6 @@
 // The modes in which more than one attempt is under way: cascade, progressive, hedge.
 #include "script.h"
 
-struct row {
-    const char *name;
-    struct setup setup;
-    const char *script, *trace;
-};
-
-static void run_rows(const struct row *rows, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        run_expect(rows[i].name, &rows[i].setup, rows[i].script, rows[i].trace);
-}
-#define RUN_ROWS(rows) run_rows(rows, sizeof(rows) / sizeof *(rows))
-
 #define CASCADE .mode = TD_MODE_CASCADE, .threshold = 0.7, .hold_tokens = 3, .hold_ms = 200
 #define PROGRESSIVE .mode = TD_MODE_PROGRESSIVE, .aware = true
 #define HEDGE .mode = TD_MODE_HEDGE, .hedge_ms = 300
