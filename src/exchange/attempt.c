@@ -101,7 +101,7 @@ void td_x_attempt_note(struct td_exchange *x, struct td_x_attempt *a, const stru
 void td_x_attempt_stats(struct td_x_attempt *a, const struct td_attempt_stats *stats) {
     if (!stats)
         return;
-    if (!a->has_usage && (stats->prompt_tokens || stats->completion_tokens)) {
+    if (!a->has_usage && stats->prompt_tokens) { // else it is estimated at the close, the prompt too
         a->rec.usage = (struct td_usage){
             .prompt_tokens = stats->prompt_tokens, .completion_tokens = stats->completion_tokens, .estimated = true};
         a->has_usage = true;

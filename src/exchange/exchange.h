@@ -281,6 +281,8 @@ const struct td_x_record *td_exchange_record(const struct td_exchange *x, uint32
 
 // Money for a usage at a target's price, in nano-dollars; saturates.
 int64_t td_x_cost_nusd(const struct td_target *target, const struct td_usage *usage);
+// Adds one attempt's usage to a sum; estimated once, estimated for good.
+void td_x_usage_add(struct td_usage *sum, const struct td_usage *usage);
 // The HTTP status that an error gets; `upstream_status` is passed on where the caller is at fault (400, 422 …).
 int td_x_http_status(enum td_err code, int upstream_status);
 

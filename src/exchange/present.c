@@ -320,7 +320,7 @@ void td_x_rival_end(struct td_exchange *x, struct td_x_attempt *a) {
     td_x_revise(x, a, same ? TD_X_OP_CONFIRM : TD_X_OP_REPLACE);
 }
 
-static void add_usage(struct td_usage *sum, const struct td_usage *u) {
+void td_x_usage_add(struct td_usage *sum, const struct td_usage *u) {
     sum->prompt_tokens += u->prompt_tokens;
     sum->completion_tokens += u->completion_tokens;
     sum->cached_tokens += u->cached_tokens;
@@ -350,10 +350,10 @@ void td_x_show_end(struct td_exchange *x) {
         struct td_usage part = x->attempts[x->chain[i]]->rec.usage;
         if (i > 0) // the prompt was one; that the later ones read the text so far again is in the total
             part.prompt_tokens = part.cached_tokens = 0;
-        add_usage(&usage, &part);
+        td_x_usage_add(&usage, &part);
     }
     for (uint32_t i = 0; i < x->attempt_count; i++)
-        add_usage(&total, &x->attempts[i]->rec.usage);
+        td_x_usage_add(&total, &x->attempts[i]->rec.usage);
     struct td_x_out *out = out_add(x, TD_X_OUT_DONE, a->rec.attempt);
     out->done.usage = usage;
     out->done.usage_total = total;

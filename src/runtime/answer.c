@@ -37,6 +37,7 @@ void td_call_meta(struct td_call *call, const struct td_x_out *done, struct td_a
             .duration_ms = ms_between(r->start_ns, r->end_ns)};
         meta->damaged |= r->damaged && r->delivered;
         meta->cost_nusd += r->cost_nusd;
+        td_x_usage_add(&meta->usage_total, &r->usage);
     }
     if (last < n) {
         meta->origin = td_call_origin(call, last);

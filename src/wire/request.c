@@ -296,8 +296,8 @@ enum td_err td_wishes_read(struct td_arena *arena, td_json *tandem, struct td_wi
             wish++;
         if (wish == WISH_COUNT) {
             const char *hint = nearest(k, false);
-            td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown field in 'tandem'%s%s%s.", hint ? "; did you mean '" : "",
-                         hint ? hint : "", hint ? "'?" : "");
+            td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown field in 'tandem'%s%s%s", hint ? "; did you mean '" : "",
+                         hint ? hint : "", hint ? "'?" : ".");
             return td_error_param(e, "tandem"), TD_ERR_BAD_REQUEST;
         }
         const char *name = wishes[wish].key;
@@ -396,8 +396,8 @@ enum td_err td_wishes_read_header(struct td_wishes *w, struct td_str name, struc
         wish++;
     if (wish == WISH_COUNT) {
         const char *hint = nearest(rest, true);
-        td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown x-tandem- header%s%s%s.", hint ? "; did you mean 'x-tandem-" : "",
-                     hint ? hint : "", hint ? "'?" : "");
+        td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown x-tandem- header%s%s%s", hint ? "; did you mean 'x-tandem-" : "",
+                     hint ? hint : "", hint ? "'?" : ".");
         return td_error_param(e, "x-tandem-"), TD_ERR_BAD_REQUEST;
     }
     if (!set_header(w, (enum wish)wish, td_str_trim(value))) {

@@ -104,6 +104,9 @@ for (const stream of [true, false]) {
       assert.equal(got.text, plain);
       assert.equal(got.finish, "stop");
       assert.ok(got.done);
+      // What was worked on before it broke off is estimated, the question too, and is part of what it cost.
+      for (const x of got.tandem.attempts.filter((x) => x.outcome !== "ok" && x.usage.completion_tokens > 0))
+        assert.ok(x.usage.estimated && x.usage.prompt_tokens > 0 && x.cost_usd > x.usage.completion_tokens * 10e-6, JSON.stringify(x));
       const seen = (await a.log()).requests;
       assert.ok(seen.length >= 1 && seen.length <= tries, `the first upstream saw ${seen.length} requests`);
       assertWellFormed(seen, plain);
@@ -170,6 +173,20 @@ for (const stream of [true, false]) {
     await healthy();
   });
 }
+
+test("an answer that nobody could go on with tells what all tries used and cost", async () => {
+  const { a, t } = await pair();
+  await a.standing({ cut_after_tokens: 5, token_ms: 1 });
+  const s = await readStream(await t.post({ model: "first", messages: user(PROMPT), stream: true }));
+  const { usage_total, cost_nusd, attempts } = s.chunks.at(-1).tandem;
+  assert.equal(s.error.code, "tandem.upstream.cut");
+  for (const kind of ["prompt_tokens", "completion_tokens"]) {
+    assert.ok(usage_total[kind] > 0);
+    assert.equal(usage_total[kind], attempts.reduce((n, x) => n + x.usage[kind], 0));
+  }
+  assert.equal(cost_nusd, Math.round(attempts.reduce((n, x) => n + x.cost_usd, 0) * 1e9));
+  await t.stop();
+});
 
 test("down, then healthy, under steady traffic: all served, and the primary is used again", async () => {
   const { a, t, plain, healthy } = await pair();
