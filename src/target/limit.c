@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "target/limit.h"
 
-#include <math.h>
-
 #include "base/time.h"
 
 #define LENGTH_TOKENS_MIN 16u // shorter prompts cost as much as this one
 #define BURST_TIMES 8.0       // a burst waits at most so many times what an answer takes alone
 #define BURST_US 1e6          // …or this
 #define AIM 0.95              // of slowdown_max: where the slowest of a round should lie
-#define SPREADS 1.8           // standard deviations above the mean: the slowest of those alone
-#define SPREAD_ALONE_MAX 0.15 // a machine that is less even than that alone is not taken for the measure
-#define UNEVEN_MAX 0.5        // further off it is not uneven, but another machine than before
-#define SPREAD_MIN 16u        // attempts alone that tell how even it is
-#define ROUND_MIN 8u          // attempts that decide about the next step
-#define STEP_MAX 1.5          // of the limit in one round, up; down to half
-#define STEP_SHARE 0.6        // of the way: the next round sees only what this one did
+#define UNEVEN_MAX 1.6 // the slowest of a round alone, against the mean: an uneven machine gets no more room than this
+#define ROUND_MIN 8u   // attempts that decide about the next step
+#define STEP_MAX 1.5   // of the limit in one round, up; down to half
+#define STEP_SHARE 0.6 // of the way: the next round sees only what this one did
 #define LEARN_SHARE (1.0 / 8) // of each attempt in what is learned, after the first few
 #define LEARN_AGAIN 0.5       // …where what was learned is in doubt
 #define MEASURE_FIRST 3u      // attempts alone when nothing is known
@@ -109,9 +104,13 @@ static double burst(const struct td_limit *l) {
     return less(ceiling(l), more(patient, l->slots + 1.0));
 }
 
-// Where the slowest should lie: a multiple of what the slowest take alone.
 static double aim(const struct td_limit *l) {
-    return AIM * l->slowdown_max * (1 + SPREADS * less(SPREAD_ALONE_MAX, sqrt(l->variance_alone)));
+    return AIM * l->slowdown_max * less(UNEVEN_MAX, more(1, l->uneven));
+}
+
+// The slowest of a round: what it was lately, quick to rise.
+static void note_worst(double *worst, double value) {
+    *worst += (value - *worst) * (*worst <= 0 ? 1 : value > *worst ? WORST_UP : WORST_DOWN);
 }
 
 static void begin_round(struct td_limit *l, uint64_t now_ns) {
@@ -192,7 +191,7 @@ void td_limit_turned_away(struct td_limit *l, bool batch, uint64_t now_ns) {
 static void end_round(struct td_limit *l, uint64_t now_ns) {
     double mean = l->round_sum / l->round_count, before = l->limit;
     double middle = more(mean, l->round_took / l->round_alone); // of all, and of the long ones
-    l->worst += (l->round_worst - l->worst) * (l->worst <= 0 ? 1 : l->round_worst > l->worst ? WORST_UP : WORST_DOWN);
+    note_worst(&l->worst, l->round_worst);
     double slowdown = more(middle, l->worst);
     bool doubt = l->lowered && middle > HELPED * l->slowdown && slowdown > aim(l);
     double wanted = more(l->limit / 2, less(l->limit * STEP_MAX, l->limit * aim(l) / slowdown));
@@ -228,9 +227,14 @@ void td_limit_leave(struct td_limit *l, const struct td_limit_ticket *ticket, co
     if (expected <= 0)
         return;
     l->alone_us += (expected - l->alone_us) * (l->alone_us > 0 ? LEARN_SHARE : 1);
-    double off = (double)done->duration_us / expected - 1;
-    if (alone && !l->overloaded && fabs(off) < UNEVEN_MAX && ++l->alone_count > SPREAD_MIN)
-        l->variance_alone += (off * off - l->variance_alone) / SPREAD_MIN;
+    if (alone && !l->overloaded) {
+        l->alone_worst = more(l->alone_worst, (double)done->duration_us / expected);
+        if (++l->alone_count % ROUND_MIN == 0) {
+            if (l->alone_count > ROUND_MIN) // the first round still learned what is usual
+                note_worst(&l->uneven, l->alone_worst);
+            l->alone_worst = 0;
+        }
+    }
     if (!l->overloaded)
         return;
     l->age = alone ? 0 : l->age + 1;

@@ -44,7 +44,7 @@ struct td_limit {
     double alone_us; // what recent ones would have taken alone
     double gap_us;   // from one end to the next while there is work
     uint64_t gap_from_ns;
-    double variance_alone; // of what they take, relative to what was expected
+    double uneven, alone_worst; // the slowest of some alone, against what was expected: lately; of the round under way
     uint64_t alone_count;
     double slowdown, worst; // mean of the last round; the slowest of the last few
     // the round that decides about the next step of the limit
