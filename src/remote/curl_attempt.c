@@ -147,6 +147,11 @@ static enum td_err carrier_prepare(struct td_attempt *a) {
     }
     if ((a->r->refreshed_ns || c->age_set) && td_xfer_set_age(&c->x, &c->age_set) != TD_OK)
         goto fail;
+    if (route->proxy) {
+        long apart = td_route_is_apart(a->r, route);
+        SET(CURLOPT_FRESH_CONNECT, apart);
+        SET(CURLOPT_FORBID_REUSE, apart);
+    }
     SET(CURLOPT_POSTFIELDS, spec->body.p ? spec->body.p : "");
     SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)spec->body.n);
     return TD_OK;

@@ -61,6 +61,9 @@ struct td_xfer {
     char why[CURL_ERROR_SIZE];
 };
 
+#define TD_PROXIES_MAX 16u            // proxies whose tunnels are kept
+#define TD_IDLE_CONNECTION_S_MAX 118u // libcurl's own
+
 struct td_remote {
     struct td_backend backend; // first: the backend is the remote
     struct td_loop *loop;
@@ -77,6 +80,9 @@ struct td_remote {
     uint64_t policy_version_min;
     uint64_t refreshed_ns; // connections older than this are not used again; 0 never refreshed
     struct route *routes[TD_TARGETS_MAX];
+    struct td_tunnels { // whose tunnels are kept, by proxy (route.h)
+        uint64_t proxy_id, user_id, used_ns;
+    } tunnels[TD_PROXIES_MAX];
     struct td_attempt *lingering; // ended for their owner, still reading the last bytes to keep the connection
 };
 

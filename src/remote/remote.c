@@ -22,8 +22,7 @@
 #include "remote/route.h"
 
 #define IDLE_CONNECTIONS_DEFAULT 256u
-#define IDLE_CONNECTION_S_MAX 118u // libcurl's own
-#define ROUNDS_MAX 64              // of settling before other events get their turn
+#define ROUNDS_MAX 64 // of settling before other events get their turn
 
 enum todo { TODO_ADD = 1, TODO_STOP = 2, TODO_GO_ON = 4, TODO_PAUSE = 8 };
 
@@ -515,7 +514,7 @@ void td_xfer_go_on(struct td_xfer *x) {
 enum td_err td_xfer_set_age(struct td_xfer *x, long *set) {
     struct td_remote *r = x->r;
     uint64_t since_s = r->refreshed_ns ? (td_now_ns() - r->refreshed_ns) / TD_S_NS : 0;
-    if (since_s > IDLE_CONNECTION_S_MAX)
+    if (since_s > TD_IDLE_CONNECTION_S_MAX)
         r->refreshed_ns = 0;
     long age = r->refreshed_ns ? (long)since_s + 1 : 0;
     if (age == *set)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/time.h"
 #include "remote/attempt.h"
 #include "remote/secret.h"
 #include "wire/openai_provider.h"
@@ -172,6 +173,8 @@ static enum td_err make_way(struct td_remote *r, struct route *route, const stru
         err = td_place_set(r, &route->place, td_str_of(host), port, scopes_of(TD_TIER_ONPREM), LITERAL_SCOPES, e);
     if (!err && (!(route->proxy = td_strdup(proxy)) || (user.n && !(route->proxy_user = td_strndup(user.p, user.n)))))
         err = td_error_set(e, TD_ERR_NOMEM, "out of memory while preparing a proxy");
+    hash_str(&route->proxy_id, td_str_of(route->proxy));
+    hash_str(&route->proxy_user_id, td_str_of(route->proxy_user));
     td_secret_finish(&user);
     return err;
 }
@@ -251,6 +254,26 @@ enum td_err td_route_apply(const struct route *route, struct td_xfer *x) {
     if (!err && route->proxy)
         err = td_xfer_set_proxy(x->easy, route->proxy, route->proxy_user);
     return err;
+}
+
+bool td_route_is_apart(struct td_remote *r, const struct route *route) {
+    struct td_tunnels *found = NULL, *oldest = &r->tunnels[0];
+    uint64_t now = td_now_ns();
+    for (size_t i = 0; i < sizeof r->tunnels / sizeof *r->tunnels; i++) {
+        if (r->tunnels[i].used_ns && r->tunnels[i].proxy_id == route->proxy_id)
+            found = &r->tunnels[i];
+        if (r->tunnels[i].used_ns < oldest->used_ns)
+            oldest = &r->tunnels[i];
+    }
+    struct td_tunnels *mine = found ? found : oldest;
+    bool free_by_now = !mine->used_ns || now - mine->used_ns > (TD_IDLE_CONNECTION_S_MAX + 2) * TD_S_NS;
+    if (mine->proxy_id != route->proxy_id || mine->user_id != route->proxy_user_id) {
+        if (!free_by_now)
+            return true;
+        *mine = (struct td_tunnels){.proxy_id = route->proxy_id, .user_id = route->proxy_user_id};
+    }
+    mine->used_ns = now;
+    return false;
 }
 
 static enum td_err check_file(struct td_str path, const char *what, struct td_error *e) {

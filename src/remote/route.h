@@ -23,7 +23,8 @@ struct route {
     struct curl_slist *headers[2]; // [0] for whole answers, [1] for streams
     struct td_place place;
     char *ca, *cert, *key, *proxy, *proxy_user;
-    struct td_attempt *ready; // unused, options set
+    uint64_t proxy_id, proxy_user_id; // hashes of the two
+    struct td_attempt *ready;         // unused, options set
     uint32_t ready_count;
     bool dropped;                // no longer in the table: nothing is kept for reuse
     struct td_plain_route plain; // without TLS and proxy
@@ -37,6 +38,10 @@ void td_route_release(struct route *route);
 void td_route_drop(struct route **slot);
 // TLS, proxy and connection options of the route on a transfer.
 enum td_err td_route_apply(const struct route *route, struct td_xfer *x) TD_MUST_USE;
+// Whether a transfer must not share tunnels: a tunnel through a proxy belongs to whoever's credentials opened it, and
+// libcurl from version 8 on takes it up for anybody. The first to use a proxy has its tunnels kept; others open and
+// close their own until the first has used it no more for as long as libcurl keeps a connection.
+bool td_route_is_apart(struct td_remote *r, const struct route *route);
 // Wipes and frees a list of headers that may hold a secret.
 void td_headers_finish(struct curl_slist *list);
 // Appends "name: value"; refuses what would split a header (RFC 9110 section 5.5). TD_ERR_CONFIG, TD_ERR_NOMEM.
