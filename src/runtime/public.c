@@ -24,6 +24,8 @@ struct td_public {
     const char *key;
     char *body; // until it is read
     size_t body_n;
+    struct td_origin named; // whose names the next two are, in the arena
+    const char *target, *model;
     atomic_bool cancelled;
     struct td_post cancel_post, release_post; // letting go needs no memory
 };
@@ -57,9 +59,15 @@ static void fill(struct td_call *call, struct td_answer *a, enum td_answer_type 
     if (call->x && call->last_origin < td_exchange_attempts(call->x)) {
         struct td_origin o = td_call_origin(call, call->last_origin);
         const struct td_x_record *r = td_exchange_record(call->x, call->last_origin);
-        a->target = td_arena_str(&call->arena, o.target).p;
+        struct td_public *p = call->public_state;
+        if (!p->target || !p->model || p->named.target.p != o.target.p || p->named.model.p != o.model.p) {
+            p->named = o; // views into the configuration and the arena: the same pointer is the same name
+            p->target = td_arena_str(&call->arena, o.target).p;
+            p->model = td_arena_str(&call->arena, o.model).p;
+        }
+        a->target = p->target;
         a->tier = o.tier.p;
-        a->model = td_arena_str(&call->arena, o.model).p;
+        a->model = p->model;
         a->reason = td_reason_word(r->reason);
         a->target = a->target ? a->target : "";
         a->model = a->model ? a->model : "";
