@@ -399,6 +399,13 @@ static enum td_err health_code(const struct td_x_record *r) {
     return r->outcome == TD_X_OUTCOME_FAILED ? r->code : TD_ERR_CANCELLED;
 }
 
+// The rows of what ended in this turn of the loop, before its answers leave (server/server.c settles after them).
+static void note(void *arg) {
+    struct td_slot *s = arg;
+    td_call_record(s->call, td_exchange_record(s->call->x, s->start.attempt), TD_OK);
+    td_call_unref(s->call);
+}
+
 static void on_record(struct td_call *call, const struct td_x_record *r) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_slot *s = call->slots[r->attempt];
@@ -439,8 +446,13 @@ static void on_record(struct td_call *call, const struct td_x_record *r) {
     call->tokens_used += r->usage.prompt_tokens + r->usage.completion_tokens;
     if (s->has_stats && t->provider != TD_PROVIDER_LLAMA)
         td_counter_add(rt->metrics.bytes_out, s->stats.bytes_out);
-    td_call_record(call, r, TD_OK);
     td_buf_finish(&s->body);
+    if (call->config->durability == TD_DURABILITY_BATCHED) { // else the answer waits for it
+        atomic_fetch_add(&call->refs, 1);
+        td_loop_later(call->worker->loop, &s->noting, note, s);
+    } else {
+        td_call_record(call, r, TD_OK);
+    }
 }
 
 static void on_end(struct td_call *call, const struct td_x_end *end) {

@@ -33,7 +33,7 @@ struct td_slot {
     struct td_attempt_stats stats;
     bool has_stats;
     struct td_str model; // that answered
-    struct td_post later;
+    struct td_post later, noting; // it waits for its next stage in this turn; its row does
 };
 
 // How client events leave: as bytes of the dialect (http.c) or as td_answer (public.c).

@@ -121,6 +121,7 @@ static void mark(struct td_conn *c) {
         *w->dirty_last = c;
         w->dirty_last = &c->next_dirty;
     }
+    c->worker->marked = true;
 }
 
 static void begin_answer(struct td_conn *c, int status, const struct td_http_header *headers, size_t header_count,

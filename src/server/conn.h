@@ -58,6 +58,7 @@ struct td_listen_worker {
     unsigned index;
     struct td_loop *loop;
     struct td_conn *conns, *dirty, **dirty_last; // first come, first settled
+    bool marked;                                 // since `settle` was last looked at
     struct event *settle;                        // made active to run after what is ready in this turn
     struct td_timer *tick;
     bool ticking;

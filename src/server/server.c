@@ -77,8 +77,14 @@ static enum td_err run_on(struct td_server *s, unsigned worker,
 }
 
 static void on_settle(evutil_socket_t fd, short what, void *arg) {
+    struct td_listen_worker *w = arg;
     (void)fd, (void)what;
-    td_conn_settle_dirty(arg);
+    if (w->marked) { // once more around, behind what the core does with it in this turn: rows go before answers
+        w->marked = false;
+        event_active(w->settle, 0, 0);
+    } else {
+        td_conn_settle_dirty(w);
+    }
 }
 
 static void on_worker_tick(void *arg) {
