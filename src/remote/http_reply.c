@@ -204,10 +204,9 @@ static bool finish_head(struct td_reply *r) {
         r->state = SIZE_FIRST;
     } else if (r->has_length) {
         r->state = r->left ? BODY : ENDED;
-    } else if (r->close || r->http10) {
-        r->state = UNTIL_CLOSE;
     } else {
-        return refuse(r, "it does not say where its answer ends");
+        r->state = UNTIL_CLOSE;
+        r->close = true;
     }
     r->close = r->close || r->http10;
     return true;

@@ -3,9 +3,8 @@
 // resumable at any byte. What could be read in two ways is refused, never repaired: a bare LF, a folded field, space
 // before a colon, a second length, a length beside chunks, a transfer coding other than chunked, a chunk's size that is
 // not plain hexadecimal. Where the RFC leaves a choice: interim replies (1xx) are skipped, a few of them; a switch of
-// protocols was never asked for and is refused; a body that ends with the connection must be announced (HTTP/1.0 or
-// "Connection: close"), since otherwise a cut cannot be told from an end; chunk extensions and trailers are skipped,
-// bounded. One reply, one owner.
+// protocols was never asked for and is refused; a body without length and chunks ends with the connection (whether it
+// is whole is for the dialect to say); chunk extensions and trailers are skipped, bounded. One reply, one owner.
 //
 // The caller gives what it has and is told one thing at a time, with how many bytes that took. Bytes that were not
 // taken are given again, with more behind them: they are the beginning of a line.
