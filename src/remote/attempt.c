@@ -3,10 +3,12 @@
 //
 //   start -> RESOLVING/CONNECTING -> WAITING (for the first token) -> STREAMING -> OVER -> destroy
 //
-// OVER means that END or ERROR was handed up: nothing follows. Destroy is allowed at any moment, also from inside an
-// event. Where the answer had ended well but the carrier has not yet seen the last bytes of the reply, the attempt
-// lingers for a moment without its owner, so that the connection can be kept. Limits in time hang on one timer per
-// attempt, which is set lazily: it fires too early rather than being moved with every token.
+// OVER means that END or ERROR was handed up: nothing follows, and the bytes of the request are its owner's again.
+// Where an answer ended before its request had gone out whole, the connection is therefore closed there. Destroy is
+// allowed at any moment, also from inside an event. Where the answer had ended well but the carrier has not yet seen
+// the last bytes of the reply, the attempt lingers for a moment without its owner, so that the connection can be kept.
+// Limits in time hang on one timer per attempt, which is set lazily: it fires too early rather than being moved with
+// every token.
 #include "remote/attempt.h"
 
 #include <stdio.h>
@@ -266,8 +268,10 @@ static bool ensure_reader(struct td_attempt *a) {
     return td_openai_reader_create(&spec, &a->reader) == TD_OK;
 }
 
-// Line by line, so that a pause takes effect between two events; the rest is then held back.
-static bool feed(struct td_attempt *a, const char *p, size_t n) {
+// Line by line, so that a pause takes effect between two events; *taken says how far it came. False: the attempt was
+// destroyed meanwhile.
+static bool feed(struct td_attempt *a, const char *p, size_t n, size_t *taken) {
+    *taken = 0;
     a->busy++;
     while (n && !a->over && !a->doomed && !a->paused) {
         const char *end = a->spec.stream ? memchr(p, '\n', n) : NULL;
@@ -276,14 +280,9 @@ static bool feed(struct td_attempt *a, const char *p, size_t n) {
             break;
         p += piece;
         n -= piece;
+        *taken += piece;
     }
-    if (leave_reader(a))
-        return false;
-    if (a->over || !a->paused || !n)
-        return true;
-    a->by->halt(a);
-    return td_buf_add(&a->hold, p, n) == TD_OK ||
-           td_attempt_refuse(a, TD_ERR_UPSTREAM_GARBAGE, "it sent more than can be held back");
+    return !leave_reader(a);
 }
 
 // Of an error's body only so much is kept as its reader may want.
@@ -320,7 +319,16 @@ bool td_attempt_body(struct td_attempt *a, const char *p, size_t n, uint64_t raw
         a->by->halt(a);
     if (a->hold.n) // order: what is held back goes first
         return td_buf_add(&a->hold, p, n) == TD_OK || td_attempt_refuse(a, TD_ERR_UPSTREAM_GARBAGE, "it does not wait");
-    return feed(a, p, n);
+    size_t taken;
+    if (!feed(a, p, n, &taken))
+        return false;
+    if (a->over) // the request's bytes may go now
+        return a->by->is_sent(a);
+    if (!a->paused || taken == n)
+        return true;
+    a->by->halt(a);
+    return td_buf_add(&a->hold, p + taken, n - taken) == TD_OK ||
+           td_attempt_refuse(a, TD_ERR_UPSTREAM_GARBAGE, "it sent more than can be held back");
 }
 
 // The transfer is at its end and everything held back was handed up.
@@ -373,16 +381,31 @@ void td_attempt_end(struct td_attempt *a, const struct td_attempt_end *end) {
         conclude(a);
 }
 
+// Hands up what was held back, or as much as is taken; nothing here needs memory, so no byte of it can be lost. False:
+// the attempt was destroyed meanwhile.
+static bool feed_held(struct td_attempt *a) {
+    struct td_buf held = a->hold;
+    size_t taken;
+    td_buf_init(&a->hold, HOLD_BYTES_MAX);
+    bool alive = feed(a, held.p, held.n, &taken);
+    if (alive && !a->over && taken < held.n) {
+        td_buf_drop(&held, taken);
+        a->hold = held;
+    } else {
+        td_buf_finish(&held);
+    }
+    return alive;
+}
+
 bool td_attempt_go_on(struct td_attempt *a) {
     if (a->paused || a->over)
         return !a->paused;
-    if (a->hold.n) {
-        struct td_buf held = a->hold; // feed may hold back again
-        td_buf_init(&a->hold, HOLD_BYTES_MAX);
-        bool alive = feed(a, held.p, held.n);
-        td_buf_finish(&held);
-        if (!alive)
-            return false;
+    if (a->hold.n && !feed_held(a))
+        return false;
+    if (a->over && a->under_way && !a->by->is_sent(a)) { // the request's bytes may go now
+        a->by->abort(a);
+        a->under_way = false;
+        return false;
     }
     if (a->end_held && !a->hold.n && !a->over) {
         a->end_held = false;
@@ -502,7 +525,7 @@ static void attempt_destroy(struct td_backend *b, struct td_attempt *a) {
         return;
     if (a->reader)
         td_openai_reader_stop(a->reader);
-    if (a->over && a->well && a->under_way && !a->hold.n) {
+    if (a->over && a->well && a->under_way && !a->hold.n && a->by->is_sent(a)) {
         a->detached = true;
         a->linger_until_ns = td_now_ns() + LINGER_MS * TD_MS_NS;
         if (a->paused)

@@ -31,6 +31,8 @@ struct td_carrier {
     void (*go_on)(struct td_attempt *a);
     // Not connected yet because the name has no addresses yet.
     bool (*is_resolving)(const struct td_attempt *a);
+    // The whole request has left: nothing of a->spec is read any more.
+    bool (*is_sent)(const struct td_attempt *a);
 };
 
 struct td_attempt {

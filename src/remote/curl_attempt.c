@@ -187,6 +187,13 @@ static bool carrier_is_resolving(const struct td_attempt *a) {
     return ((const struct curl_attempt *)(const void *)a)->x.state == TD_XFER_RESOLVING;
 }
 
-const struct td_carrier td_curl_carrier = {carrier_make,  carrier_destroy,     carrier_prepare, carrier_start,
-                                           carrier_stop,  carrier_abort,       carrier_pause,   carrier_halt,
-                                           carrier_go_on, carrier_is_resolving};
+static bool carrier_is_sent(const struct td_attempt *a) {
+    curl_off_t n = 0;
+    return curl_easy_getinfo(((const struct curl_attempt *)(const void *)a)->x.easy, CURLINFO_SIZE_UPLOAD_T, &n) ==
+               CURLE_OK &&
+           n >= (curl_off_t)a->spec.body.n;
+}
+
+const struct td_carrier td_curl_carrier = {carrier_make,  carrier_destroy,      carrier_prepare, carrier_start,
+                                           carrier_stop,  carrier_abort,        carrier_pause,   carrier_halt,
+                                           carrier_go_on, carrier_is_resolving, carrier_is_sent};

@@ -116,6 +116,8 @@ enum td_err td_url_check(struct td_str url, char *host, size_t host_size, uint16
                          struct td_error *e) TD_MUST_USE;
 // Appends path and query of a checked URL as that parser reads them: what stands in a request's first line.
 enum td_err td_url_add_target(const char *url, struct td_buf *out) TD_MUST_USE;
+// The interface that the zone of a link-local address in a URL names (RFC 6874), by name or number; 0 none, or unknown.
+uint32_t td_url_zone(const char *url);
 // The place for a host; `scopes` are those allowed for names, `literal_scopes` for addresses written out.
 enum td_err td_place_set(struct td_remote *r, struct td_place *p, struct td_str host, uint16_t port, uint32_t scopes,
                          uint32_t literal_scopes, struct td_error *e) TD_MUST_USE;

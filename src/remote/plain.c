@@ -575,6 +575,7 @@ static struct td_attempt *carrier_make(struct td_remote *r, struct route *route)
 
 static enum td_err carrier_prepare(struct td_attempt *a) {
     of(a)->raw = 0;
+    of(a)->sent_all = false;
     return TD_OK;
 }
 
@@ -606,9 +607,13 @@ static bool carrier_is_resolving(const struct td_attempt *a) {
     return ((const struct attempt *)(const void *)a)->resolving;
 }
 
-const struct td_carrier td_plain_carrier = {carrier_make,  carrier_destroy,     carrier_prepare, carrier_start,
-                                            carrier_stop,  carrier_abort,       carrier_pause,   carrier_pause,
-                                            carrier_go_on, carrier_is_resolving};
+static bool carrier_is_sent(const struct td_attempt *a) {
+    return ((const struct attempt *)(const void *)a)->sent_all;
+}
+
+const struct td_carrier td_plain_carrier = {carrier_make,  carrier_destroy,      carrier_prepare, carrier_start,
+                                            carrier_stop,  carrier_abort,        carrier_pause,   carrier_pause,
+                                            carrier_go_on, carrier_is_resolving, carrier_is_sent};
 
 void td_plain_route_drop(struct td_plain_route *route) {
     struct td_conn_out *c;

@@ -59,6 +59,8 @@ enum td_err td_plain_route_init(struct td_plain_route *route, struct td_plain *p
     for (int i = 0; i < 2 && !err; i++)
         err = add_fields(&route->fields[i], headers[i]);
     if (td_address_literal(host, &address)) {
+        if (address.ss_family == AF_INET6)
+            ((struct sockaddr_in6 *)(void *)&address)->sin6_scope_id = td_url_zone(urls[0]);
         add_place(route, &address, port);
     } else { // localhost (RFC 6761 section 6.3): known without asking anybody; for a name, unused
         (void)td_address_literal(TD_STR("::1"), &address);

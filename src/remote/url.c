@@ -2,6 +2,7 @@
 // Where a transfer goes: URLs, proxies, and what of them is allowed.
 #include "remote/engine.h"
 
+#include <net/if.h>
 #include <stdio.h>
 
 #include "remote/secret.h"
@@ -80,6 +81,21 @@ out:
     curl_free(path), curl_free(query);
     curl_url_cleanup(u);
     return err;
+}
+
+uint32_t td_url_zone(const char *url) {
+    char *zone = NULL;
+    uint64_t number = 0;
+    CURLU *u = curl_url();
+    if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_get(u, CURLUPART_ZONEID, &zone, 0) == CURLUE_OK) {
+        number = if_nametoindex(zone);
+        if (!number && (!td_str_to_u64(td_str_of(zone), &number) || number > UINT32_MAX))
+            number = 0;
+    }
+    curl_free(zone);
+    curl_url_cleanup(u);
+    return (uint32_t)number;
 }
 
 static bool is_localhost(struct td_str host) {

@@ -5,6 +5,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <ifaddrs.h>
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
@@ -33,6 +34,8 @@ static struct {
     const char *reply;
     size_t reply_n, piece; // piece: bytes a send; 0 all at once
     bool close_after, early, close_idle, babble;
+    bool stall;       // what comes after a first request is not read
+    unsigned strange; // bytes of requests that no request should have
     unsigned slow_us; // between two reads
     unsigned connections, requests, open;
     char request[8192];
@@ -99,6 +102,8 @@ static void raw_serve(struct peer *p) {
     if (got <= 0) {
         raw_hang_up(p);
     } else {
+        for (size_t i = 0; i < (size_t)got; i++)
+            raw.strange += p->in[p->n + i] == '#';
         p->n += (size_t)got;
         if (p->requests == 0 || !raw.early)
             while (raw_take(p)) {
@@ -120,8 +125,11 @@ static void *raw_run(void *arg) {
         peers[i].fd = -1;
     while (!atomic_load(&raw.stop)) {
         struct pollfd fds[PEERS_MAX + 1] = {{.fd = raw.listener, .events = POLLIN}};
+        pthread_mutex_lock(&raw.lock);
+        bool stall = raw.stall;
+        pthread_mutex_unlock(&raw.lock);
         for (int i = 0; i < PEERS_MAX; i++)
-            fds[i + 1] = (struct pollfd){.fd = peers[i].fd, .events = POLLIN};
+            fds[i + 1] = (struct pollfd){.fd = stall && peers[i].requests ? -1 : peers[i].fd, .events = POLLIN};
         poll(fds, PEERS_MAX + 1, 5);
         if (raw.slow_us)
             usleep(raw.slow_us);
@@ -221,8 +229,9 @@ static int fresh(void **state) {
     td_remote_refresh(d.remote); // no connection of another case
     pthread_mutex_lock(&raw.lock);
     raw.piece = 0;
-    raw.close_after = raw.early = raw.babble = raw.close_idle = false;
+    raw.close_after = raw.early = raw.babble = raw.close_idle = raw.stall = false;
     raw.slow_us = 0;
+    raw.strange = 0;
     raw.connections = raw.requests = 0;
     pthread_mutex_unlock(&raw.lock);
     say_well("");
@@ -542,6 +551,47 @@ static void localhost_is_known_without_asking(void **state) {
     assert_int_equal(count_of(&raw.requests), 2);
 }
 
+// A neighbour on a link is found through the interface that its address names.
+static void a_zone_names_the_interface(void **state) {
+    (void)state;
+    struct ifaddrs *all = NULL, *i;
+    struct sockaddr_in6 at = {0};
+    char text[64], url[160];
+    struct take t = {0};
+    socklen_t n = sizeof at;
+    assert_int_equal(getifaddrs(&all), 0);
+    for (i = all; i; i = i->ifa_next)
+        if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET6 &&
+            IN6_IS_ADDR_LINKLOCAL(&((struct sockaddr_in6 *)i->ifa_addr)->sin6_addr))
+            break;
+    if (!i) {
+        freeifaddrs(all);
+        skip(); // a machine without one
+    }
+    memcpy(&at, i->ifa_addr, sizeof at);
+    at.sin6_port = 0;
+    inet_ntop(AF_INET6, &at.sin6_addr, text, sizeof text);
+    int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(bind(fd, (struct sockaddr *)&at, sizeof at) == 0 && listen(fd, 4) == 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &n), 0);
+    for (int number = 0; number < 2; number++) {
+        if (number)
+            snprintf(url, sizeof url, "http://[%s%%25%u]:%u/v1", text, at.sin6_scope_id, ntohs(at.sin6_port));
+        else
+            snprintf(url, sizeof url, "http://[%s%%25%s]:%u/v1", text, i->ifa_name, ntohs(at.sin6_port));
+        drive_url(&d, url);
+        d.target.timeouts.first_token_ms = 50;
+        t = (struct take){0};
+        assert_ok(take_start(&t, &d, "hello", true));
+        drive_run(&d);
+        if (t.code != TD_ERR_FIRST_TOKEN) // the connection stands, and nobody answers
+            fail_msg("%s: %s (%s)", url, td_err_code(t.code), t.message);
+        take_finish(&t);
+    }
+    close(fd);
+    freeifaddrs(all);
+}
+
 // ---- the request
 
 static void the_request_is_as_it_should_be(void **state) {
@@ -614,6 +664,108 @@ static void an_early_answer_counts(void **state) {
     free(body);
 }
 
+// An answer can end, event for event, before its request is out, and its reply go on as HTTP. With the answer's end the
+// request's bytes are their owner's again: whatever stands there then must not be sent.
+struct hasty {
+    struct td_attempt *a;
+    char *body;
+    size_t n;
+    bool pause, destroy;
+    unsigned ends;
+};
+
+static void on_hasty(void *user, const struct td_event *ev) {
+    struct hasty *h = user;
+    if (ev->type == TD_EV_DELTA && h->pause) {
+        d.backend->ops->pause(d.backend, h->a);
+        drive_stop(&d);
+    }
+    if (ev->type != TD_EV_END && ev->type != TD_EV_ERROR)
+        return;
+    h->ends += ev->type == TD_EV_END;
+    memset(h->body, '#', h->n);
+    if (h->destroy) {
+        d.backend->ops->destroy(d.backend, h->a);
+        h->a = NULL;
+    }
+    drive_stop(&d);
+}
+
+#define CHUNK(rest) "data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0," rest "}]}\n\n"
+
+static void with_the_answer_the_request_ends(void **state) {
+    (void)state;
+    static const char events[] =
+        CHUNK("\"delta\":{\"content\":\"fine\"}") CHUNK("\"delta\":{},\"finish_reason\":\"stop\"") "data: [DONE]\n\n";
+    char reply[1024];
+    int n = snprintf(reply, sizeof reply,
+                     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+                     "%zx\r\n%s\r\n",
+                     sizeof events - 1, events);
+    for (unsigned i = 0; i < 4; i++) {
+        struct hasty h = {.n = 9000001, .pause = i & 1, .destroy = i & 2};
+        h.body = big_body(h.n);
+        struct td_attempt_spec spec = {.target = &d.target, .stream = true, .on_event = on_hasty, .user = &h};
+        spec.body = td_str_n(h.body, h.n);
+        spec.grant = drive_grant(&d, TD_GRANT_INFERENCE, TD_STR_NONE, spec.body);
+        spec.exchange_id = "x";
+        fresh(NULL);
+        say(reply, (size_t)n);
+        pthread_mutex_lock(&raw.lock);
+        raw.early = raw.stall = true;
+        pthread_mutex_unlock(&raw.lock);
+        assert_ok(d.backend->ops->start(d.backend, &spec, &h.a, NULL));
+        drive_run_ms(&d, 60000);
+        if (h.pause) {
+            assert_int_equal(h.ends, 0);
+            d.backend->ops->resume(d.backend, h.a);
+            drive_run_ms(&d, 60000);
+        }
+        assert_int_equal(h.ends, 1);
+        pthread_mutex_lock(&raw.lock);
+        raw.stall = false;
+        pthread_mutex_unlock(&raw.lock);
+        run_until_open(0); // such a connection cannot be kept
+        assert_int_equal(count_of(&raw.strange), 0);
+        d.backend->ops->destroy(d.backend, h.a);
+        free(h.body);
+    }
+}
+
+// ---- what is held back
+
+static void stop_and_starve(struct take *t) {
+    if (t->deltas > 2)
+        return;
+    d.backend->ops->pause(d.backend, t->attempt);
+    td_alloc_fail_at(t->deltas == 2 ? 1 : 0);
+    drive_stop(&d);
+}
+
+// Paused again while what was held back is handed up, with no memory just then: nothing of the answer is missing.
+static void a_second_pause_loses_nothing(void **state) {
+    (void)state;
+    static const char events[] = CHUNK("\"delta\":{\"content\":\"a\"}") CHUNK("\"delta\":{\"content\":\"b\"}")
+        CHUNK("\"delta\":{\"content\":\"c\"}") CHUNK("\"delta\":{},\"finish_reason\":\"stop\"") "data: [DONE]\n\n";
+    char reply[1024];
+    int n = snprintf(reply, sizeof reply,
+                     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %zu\r\n\r\n%s",
+                     sizeof events - 1, events);
+    struct take t = {.on_delta = stop_and_starve};
+    say(reply, (size_t)n);
+    assert_ok(take_start(&t, &d, "hello", true));
+    for (unsigned i = 1; i <= 2; i++) {
+        drive_run_ms(&d, 60000);
+        td_alloc_fail_at(0);
+        assert_int_equal(t.deltas, i);
+        d.backend->ops->resume(d.backend, t.attempt);
+    }
+    drive_run(&d);
+    assert_int_equal(t.ends, 1);
+    assert_true(td_str_is(td_buf_str(&t.text), "abc"));
+    take_finish(&t);
+}
+
 int main(void) {
 #define T(name) cmocka_unit_test_setup(name, fresh)
     const struct CMUnitTest tests[] = {
@@ -629,9 +781,12 @@ int main(void) {
         T(what_is_started_at_the_end_finds_it),
         T(the_next_address_is_tried),
         T(localhost_is_known_without_asking),
+        T(a_zone_names_the_interface),
         T(the_request_is_as_it_should_be),
         T(a_large_request_goes_out_whole),
         T(an_early_answer_counts),
+        T(with_the_answer_the_request_ends),
+        T(a_second_pause_loses_nothing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
