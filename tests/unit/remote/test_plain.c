@@ -702,14 +702,18 @@ static void with_the_answer_the_request_ends(void **state) {
                      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
                      "%zx\r\n%s\r\n",
                      sizeof events - 1, events);
-    for (unsigned i = 0; i < 4; i++) {
+    char proxy[64];
+    snprintf(proxy, sizeof proxy, "http://127.0.0.1:%u", raw.port);
+    for (unsigned i = 0; i < 8; i++) {
         struct hasty h = {.n = 9000001, .pause = i & 1, .destroy = i & 2};
         h.body = big_body(h.n);
         struct td_attempt_spec spec = {.target = &d.target, .stream = true, .on_event = on_hasty, .user = &h};
         spec.body = td_str_n(h.body, h.n);
-        spec.grant = drive_grant(&d, TD_GRANT_INFERENCE, TD_STR_NONE, spec.body);
         spec.exchange_id = "x";
         fresh(NULL);
+        if (i & 4) // carried by libcurl
+            d.target.proxy = td_str_of(proxy);
+        spec.grant = drive_grant(&d, TD_GRANT_INFERENCE, TD_STR_NONE, spec.body);
         say(reply, (size_t)n);
         pthread_mutex_lock(&raw.lock);
         raw.early = raw.stall = true;
@@ -728,6 +732,7 @@ static void with_the_answer_the_request_ends(void **state) {
         run_until_open(0); // such a connection cannot be kept
         assert_int_equal(count_of(&raw.strange), 0);
         d.backend->ops->destroy(d.backend, h.a);
+        d.target.proxy = TD_STR_NONE;
         free(h.body);
     }
 }
