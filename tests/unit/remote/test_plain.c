@@ -34,8 +34,10 @@ static struct {
     const char *reply;
     size_t reply_n, piece; // piece: bytes a send; 0 all at once
     bool close_after, early, close_idle, babble;
+    bool wild;        // each answer is of its request, and comes in some other way
     bool stall;       // what comes after a first request is not read
     unsigned strange; // bytes of requests that no request should have
+    unsigned number;  // that the last request's body named
     unsigned slow_us; // between two reads
     unsigned connections, requests, open;
     char request[8192];
@@ -65,6 +67,53 @@ static void raw_answer(struct peer *p) {
     }
 }
 
+static uint32_t dices[2]; // the test's, the server's
+
+// The same numbers each time, one row for each thread.
+static unsigned roll_one(uint32_t *dice, unsigned sides) {
+    *dice = *dice * 1664525u + 1013904223u;
+    return (*dice >> 8) % sides;
+}
+
+static void raw_hang_up(struct peer *p);
+
+#define CHUNK(rest) "data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0," rest "}]}\n\n"
+
+// Four pieces that each say which request they belong to; whole or cut, once or twice, with a length or in chunks.
+static void raw_answer_wild(struct peer *p, unsigned number) {
+    char events[2048], reply[8192];
+    int n = 0, all;
+    for (int i = 0; i < 4; i++)
+        n += snprintf(events + n, sizeof events - (size_t)n, CHUNK("\"delta\":{\"content\":\"<%u>\"}"), number);
+    n += snprintf(events + n, sizeof events - (size_t)n,
+                  CHUNK("\"delta\":{},\"finish_reason\":\"stop\"") "data: [DONE]\n\n");
+    bool chunked = roll_one(&dices[1], 2), last = roll_one(&dices[1], 6) != 0, twice = roll_one(&dices[1], 6) == 0;
+    if (chunked)
+        all = snprintf(reply, sizeof reply, "%sHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n%s",
+                       roll_one(&dices[1], 3) ? "" : "HTTP/1.1 100 Continue\r\n\r\n", (unsigned)n, events,
+                       last ? "0\r\n\r\n" : "");
+    else
+        all = snprintf(reply, sizeof reply, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s", n,
+                       roll_one(&dices[1], 6) ? "" : "Connection: close\r\n", events);
+    if (twice && 2 * (size_t)all < sizeof reply) { // in one go: what is sent later could be the next one's answer
+        memcpy(reply + all, reply, (size_t)all);
+        (void)!send(p->fd, reply, 2 * (size_t)all, MSG_NOSIGNAL);
+        return;
+    }
+    int cut = roll_one(&dices[1], 5) ? all : (int)roll_one(&dices[1], (unsigned)all),
+        piece = roll_one(&dices[1], 2) ? all : 1 + (int)roll_one(&dices[1], 200);
+    for (int at = 0; at < cut; at += piece)
+        if (send(p->fd, reply + at, (size_t)(cut - at < piece ? cut - at : piece), MSG_NOSIGNAL) < 0)
+            break;
+    if (cut == all && roll_one(&dices[1], 8))
+        return;
+    if (roll_one(&dices[1], 2)) { // a reset
+        struct linger off = {1, 0};
+        setsockopt(p->fd, SOL_SOCKET, SO_LINGER, &off, sizeof off);
+    }
+    raw_hang_up(p);
+}
+
 static void raw_hang_up(struct peer *p) {
     close(p->fd);
     free(p->in);
@@ -88,6 +137,8 @@ static bool raw_take(struct peer *p) {
     memcpy(raw.request, p->in, raw.request_n);
     raw.body_n = p->n - head < body ? p->n - head : body;
     raw.body_sum = sum_of(p->in + head, raw.body_n);
+    char *number = memmem(p->in + head, raw.body_n, "no=", 3);
+    raw.number = number ? (unsigned)strtoul(number + 3, NULL, 10) : 0;
     memmove(p->in, p->in + head + raw.body_n, p->n - head - raw.body_n);
     p->n -= head + raw.body_n;
     raw.requests++;
@@ -108,6 +159,12 @@ static void raw_serve(struct peer *p) {
         if (p->requests == 0 || !raw.early)
             while (raw_take(p)) {
                 p->requests++;
+                if (raw.wild) {
+                    raw_answer_wild(p, raw.number);
+                    if (p->fd < 0)
+                        break;
+                    continue;
+                }
                 raw_answer(p);
                 if (raw.close_after) {
                     raw_hang_up(p);
@@ -127,12 +184,13 @@ static void *raw_run(void *arg) {
         struct pollfd fds[PEERS_MAX + 1] = {{.fd = raw.listener, .events = POLLIN}};
         pthread_mutex_lock(&raw.lock);
         bool stall = raw.stall;
+        unsigned slow_us = raw.slow_us;
         pthread_mutex_unlock(&raw.lock);
         for (int i = 0; i < PEERS_MAX; i++)
             fds[i + 1] = (struct pollfd){.fd = stall && peers[i].requests ? -1 : peers[i].fd, .events = POLLIN};
         poll(fds, PEERS_MAX + 1, 5);
-        if (raw.slow_us)
-            usleep(raw.slow_us);
+        if (slow_us)
+            usleep(slow_us);
         for (int i = 0; i < PEERS_MAX; i++)
             if (peers[i].fd >= 0 && fds[i + 1].revents)
                 raw_serve(&peers[i]);
@@ -229,7 +287,7 @@ static int fresh(void **state) {
     td_remote_refresh(d.remote); // no connection of another case
     pthread_mutex_lock(&raw.lock);
     raw.piece = 0;
-    raw.close_after = raw.early = raw.babble = raw.close_idle = raw.stall = false;
+    raw.close_after = raw.early = raw.babble = raw.close_idle = raw.stall = raw.wild = false;
     raw.slow_us = 0;
     raw.strange = 0;
     raw.connections = raw.requests = 0;
@@ -352,7 +410,9 @@ static void on_bare_event(void *user, const struct td_event *ev) {
 static void without_memory_there_is_an_error(void **state) {
     (void)state;
     struct td_str body = TD_STR("{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}");
+    pthread_mutex_lock(&raw.lock);
     raw.piece = 1;
+    pthread_mutex_unlock(&raw.lock);
     for (uint64_t n = 1; n <= 30; n++) {
         unsigned over = 0;
         struct td_attempt *a = NULL;
@@ -691,13 +751,11 @@ static void on_hasty(void *user, const struct td_event *ev) {
     drive_stop(&d);
 }
 
-#define CHUNK(rest) "data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0," rest "}]}\n\n"
-
 static void with_the_answer_the_request_ends(void **state) {
     (void)state;
     static const char events[] =
         CHUNK("\"delta\":{\"content\":\"fine\"}") CHUNK("\"delta\":{},\"finish_reason\":\"stop\"") "data: [DONE]\n\n";
-    char reply[1024];
+    static char reply[1024]; // read by the server
     int n = snprintf(reply, sizeof reply,
                      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
                      "%zx\r\n%s\r\n",
@@ -752,7 +810,7 @@ static void a_second_pause_loses_nothing(void **state) {
     (void)state;
     static const char events[] = CHUNK("\"delta\":{\"content\":\"a\"}") CHUNK("\"delta\":{\"content\":\"b\"}")
         CHUNK("\"delta\":{\"content\":\"c\"}") CHUNK("\"delta\":{},\"finish_reason\":\"stop\"") "data: [DONE]\n\n";
-    char reply[1024];
+    static char reply[1024]; // read by the server
     int n = snprintf(reply, sizeof reply,
                      "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %zu\r\n\r\n%s",
                      sizeof events - 1, events);
@@ -769,6 +827,97 @@ static void a_second_pause_loses_nothing(void **state) {
     assert_int_equal(t.ends, 1);
     assert_true(td_str_is(td_buf_str(&t.text), "abc"));
     take_finish(&t);
+}
+
+// ---- all of it at once
+
+static unsigned roll(unsigned sides) {
+    return roll_one(&dices[0], sides);
+}
+
+struct some {
+    struct td_attempt *a;
+    unsigned number, deltas;
+    bool paused, over;
+    char *body;
+};
+static struct some some[24];
+static unsigned numbers, whole_ones;
+
+static void some_end(struct some *s) {
+    d.backend->ops->destroy(d.backend, s->a);
+    free(s->body);
+    *s = (struct some){0};
+}
+
+static void on_some(void *user, const struct td_event *ev) {
+    struct some *s = user;
+    char want[16];
+    drive_stop(&d);
+    assert_true(s->a && !s->over);
+    if (ev->type == TD_EV_DELTA && ev->delta.text.n) {
+        snprintf(want, sizeof want, "<%u>", s->number);
+        assert_true(!s->paused && td_str_is(ev->delta.text, want));
+        s->deltas++;
+    }
+    s->over = ev->type == TD_EV_END || ev->type == TD_EV_ERROR;
+    if (ev->type == TD_EV_END) {
+        assert_int_equal(s->deltas, 4);
+        whole_ones++;
+    }
+    if (s->over) {
+        free(s->body);
+        s->body = NULL;
+    }
+    if (roll(12) == 0 && ev->type == TD_EV_DELTA) { // events of one line come together
+        s->paused = true;
+        d.backend->ops->pause(d.backend, s->a);
+    } else if (roll(12) == 0) {
+        some_end(s);
+    } else if (roll(40) == 0) {
+        td_remote_refresh(d.remote);
+    }
+}
+
+static void some_start(struct some *s) {
+    size_t pad = roll(8) ? 10 : roll(2000000);
+    s->number = ++numbers;
+    s->body = malloc(pad + 64);
+    int n = sprintf(s->body, "{\"messages\":\"no=%u %*s\"}", s->number, (int)pad, "");
+    struct td_attempt_spec spec = {.target = &d.target, .stream = true, .on_event = on_some, .user = s};
+    spec.body = td_str_n(s->body, (size_t)n);
+    spec.exchange_id = "x";
+    spec.grant = drive_grant(&d, TD_GRANT_INFERENCE, TD_STR_NONE, spec.body);
+    assert_ok(d.backend->ops->start(d.backend, &spec, &s->a, NULL));
+}
+
+// Many at a time, paused, resumed and ended at any moment, also from inside their events, on connections that break in
+// every way: nobody hears another's answer, or anything of a half one as a whole, or anything after the end.
+static void whatever_happens_nothing_is_mixed_up(void **state) {
+    (void)state;
+    const char *more = getenv("TD_TEST_WHOLE");
+    unsigned wanted = more ? (unsigned)atol(more) : 200;
+    pthread_mutex_lock(&raw.lock);
+    raw.wild = true;
+    pthread_mutex_unlock(&raw.lock);
+    while (whole_ones < wanted) {
+        struct some *s = &some[roll(24)];
+        if (!s->a)
+            some_start(s);
+        else if (s->over || roll(60) == 0)
+            some_end(s);
+        else if (s->paused && roll(2)) {
+            s->paused = false;
+            d.backend->ops->resume(d.backend, s->a);
+        }
+        if (roll(3) == 0) // until somebody hears something, so that a slow machine has the same story
+            drive_run_ms(&d, 100);
+    }
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++)
+        if (some[i].a)
+            some_end(&some[i]);
+    td_remote_refresh(d.remote);
+    run_until_open(0);
 }
 
 int main(void) {
@@ -792,6 +941,7 @@ int main(void) {
         T(an_early_answer_counts),
         T(with_the_answer_the_request_ends),
         T(a_second_pause_loses_nothing),
+        T(whatever_happens_nothing_is_mixed_up),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -15,7 +15,7 @@ static pthread_mutex_t gate_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t gate_change = PTHREAD_COND_INITIALIZER;
 static bool gate_open;
 static unsigned inside_now, lookups;
-static const char *points_to = "127.0.0.1";
+static const char *_Atomic points_to = "127.0.0.1"; // read by threads that look up
 static int fails_with;
 
 static int lookup(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **out) {
