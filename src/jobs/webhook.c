@@ -223,7 +223,7 @@ static void start(void *arg) {
                                  .user = w};
     uint64_t epoch;
     td_config_unref(td_runtime_config(w->rt, &epoch));
-    td_remote_set_policy_version(remote, epoch);
+    td_worker_prepare_remote(&w->rt->workers[0], epoch);
     enum td_err err = epoch == w->epoch ? permit(w, &spec.grant, &e) : TD_ERR_GRANT; // reloaded: judged again
     if (err == TD_OK)
         err = td_remote_fetch(remote, &spec, &w->fetch, &e);

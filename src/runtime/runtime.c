@@ -40,6 +40,15 @@ int td_failure_from(struct td_failure *failure, const struct td_error *e) {
     return td_failure_set(failure, e->code, "%s", e->message[0] ? e->message : td_err_text(e->code));
 }
 
+void td_worker_prepare_remote(struct td_worker *w, uint64_t epoch) {
+    unsigned returns = td_health_link_returns(w->runtime->health);
+    td_remote_set_policy_version(w->remote, epoch);
+    if (returns != w->link_returns) {
+        w->link_returns = returns;
+        td_remote_refresh(w->remote);
+    }
+}
+
 struct td_config *td_runtime_config(struct td_runtime *rt, uint64_t *epoch) {
     pthread_mutex_lock(&rt->lock);
     struct td_config *config = td_config_ref(rt->config);

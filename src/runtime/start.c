@@ -87,7 +87,7 @@ static bool check_policy(struct td_call *call, const struct td_target *target, u
                          struct td_policy_verdict *verdict) {
     struct td_runtime *rt = call->worker->runtime;
     struct td_config *current = td_runtime_config(rt, epoch);
-    td_remote_set_policy_version(call->worker->remote, *epoch);
+    td_worker_prepare_remote(call->worker, *epoch);
     *verdict = td_policy_check_attempt(&call->config->policy, &current->policy, &call->facts, call->world, target);
     td_config_unref(current);
     if (verdict->allowed && call->replay && !named(call->replay->allowed, target->name)) {

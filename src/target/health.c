@@ -58,6 +58,7 @@ struct td_health {
     atomic_uint count;
     struct entry *retired; // replaced by other names; somebody may still look at them
     enum td_connectivity forced;
+    atomic_uint link_returns;
     bool link_up;
     uint32_t rtt_ms;
     uint64_t link_since_ns, answered_ns, link_probe_ns;
@@ -306,10 +307,17 @@ static bool link_is_up(const struct td_health *h) {
     return h->forced != TD_CONNECTIVITY_OFFLINE && h->link_up;
 }
 
+static void count_return(struct td_health *h, bool was_up) {
+    if (!was_up && link_is_up(h))
+        atomic_fetch_add(&h->link_returns, 1);
+}
+
 static void set_link(struct td_health *h, bool up, uint64_t now_ns) {
+    bool was_up = link_is_up(h);
     if (h->link_up != up)
         h->link_since_ns = now_ns;
     h->link_up = up;
+    count_return(h, was_up);
 }
 
 // A name that cannot be resolved or a connection that hangs speaks against the link unless something answered just now;
@@ -347,8 +355,14 @@ static void sense_link(struct td_health *h, struct entry *e, const struct td_tar
 
 void td_health_force_link(struct td_health *h, enum td_connectivity connectivity) {
     pthread_mutex_lock(&h->lock);
+    bool was_up = link_is_up(h);
     h->forced = connectivity;
+    count_return(h, was_up);
     pthread_mutex_unlock(&h->lock);
+}
+
+unsigned td_health_link_returns(const struct td_health *h) {
+    return atomic_load_explicit(&h->link_returns, memory_order_relaxed);
 }
 
 void td_health_link_result(struct td_health *h, bool up, uint32_t rtt_ms, uint64_t now_ns) {

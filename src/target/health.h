@@ -84,6 +84,9 @@ void td_health_set_model(struct td_health *health, const struct td_target *targe
                          uint32_t load_ms, uint32_t context, uint32_t capabilities_absent);
 // Connectivity: forced by the configuration, or sensed from attempts and probes.
 void td_health_force_link(struct td_health *health, enum td_connectivity connectivity);
+// How often the link came back, forced or sensed: another number than before means that it may be another network.
+// Without a lock.
+unsigned td_health_link_returns(const struct td_health *health);
 void td_health_link_result(struct td_health *health, bool up, uint32_t rtt_ms, uint64_t now_ns);
 // True at most once per interval while the link is down and not forced: send a light probe now.
 bool td_health_link_probe_due(struct td_health *health, uint32_t interval_ms, uint64_t now_ns);

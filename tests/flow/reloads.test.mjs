@@ -113,3 +113,19 @@ test(`${RELOADS} random configurations, some of them wrong, while answers run an
   assert.equal((await fetch(h.t.url + "/healthz")).status, 200);
   await h.t.stop();
 });
+
+test("connections and names are kept over a reload, and found anew once the link was gone: it may be another network", async () => {
+  const h = await house(), yaml = (more) => h.config(["first"], `policy: {default: {prefer: quality}}\n${more}`);
+  const ask = async () => (await h.t.post({ model: "first", messages: user("hello [tokens=3]") })).status;
+  for (let i = 0; i < 8; i++) assert.equal(await ask(), 200); // each worker has its connection
+  const before = h.wire.connections;
+  assert.equal(await h.reload(yaml("key_rate: {requests_per_min: 1000}\n")), true);
+  for (let i = 0; i < 8; i++) assert.equal(await ask(), 200);
+  assert.equal(h.wire.connections, before);
+  assert.equal(await h.reload(yaml("connectivity: offline\n")), true);
+  assert.equal(await ask(), 503);
+  assert.equal(await h.reload(yaml("")), true);
+  for (let i = 0; i < 8; i++) assert.equal(await ask(), 200);
+  assert.ok(h.wire.connections > before, "an old connection was used again");
+  await h.t.stop();
+});
