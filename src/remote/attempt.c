@@ -11,7 +11,12 @@
 // every token.
 #include "remote/attempt.h"
 
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
 #include "base/log.h"
 #include "base/time.h"
@@ -53,6 +58,27 @@ static uint32_t connect_ms(const struct td_attempt *a) {
     return a->spec.connect_ms ? a->spec.connect_ms : a->spec.target->timeouts.connect_ms;
 }
 
+// A connection that was kept may lead into a network that is gone: nothing tells, and the request waits as for a slow
+// answer. So until the answer begins it is looked every connect limit whether the other end still acknowledges.
+static bool is_unheard(const struct td_attempt *a) {
+    return a->status == 0;
+}
+
+static uint64_t look_at(const struct td_attempt *a) {
+    return a->stats.connected_ns + (uint64_t)connect_ms(a) * (a->unheard_looks + 1) * TD_MS_NS;
+}
+
+// True where bytes wait to be acknowledged and nothing at all came back for nine tenths of the limit. A slow reader
+// acknowledges, and answers the kernel's probes of its closed window. tcp(7), TCP_INFO and SIOCOUTQ: Linux.
+static bool is_lost(const struct td_attempt *a) {
+    struct tcp_info info = {0};
+    socklen_t size = sizeof info;
+    int fd = a->by->descriptor(a), waiting = 0;
+    return fd >= 0 && ioctl(fd, SIOCOUTQ, &waiting) == 0 && waiting > 0 &&
+           getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+           info.tcpi_last_ack_recv >= connect_ms(a) - connect_ms(a) / 10;
+}
+
 // The next moment at which something is too late, and what it would be.
 static uint64_t due_at(const struct td_attempt *a, enum td_err *what) {
     const struct td_timeouts *t = &a->spec.target->timeouts;
@@ -67,6 +93,8 @@ static uint64_t due_at(const struct td_attempt *a, enum td_err *what) {
         at = 0;
     else if (!a->connected)
         *what = a->by->is_resolving(a) ? TD_ERR_DNS : TD_ERR_CONNECT, at = start + connect_ms(a) * TD_MS_NS;
+    else if (is_unheard(a) && look_at(a) < a->stats.connected_ns + t->first_token_ms * TD_MS_NS)
+        *what = TD_ERR_CONNECT, at = look_at(a);
     else if (a->spec.stream && !a->stats.first_ns)
         *what = TD_ERR_FIRST_TOKEN, at = a->stats.connected_ns + t->first_token_ms * TD_MS_NS;
     else if (a->body_begun)
@@ -182,6 +210,11 @@ static void on_time(void *arg) {
         a->by->stop(a);
         return;
     }
+    if (what == TD_ERR_CONNECT && a->connected && !is_lost(a)) {
+        a->unheard_looks++;
+        schedule(a);
+        return;
+    }
     const struct td_timeouts *t = &a->spec.target->timeouts;
     if (what == TD_ERR_CONNECT && a->route->place.name)
         td_name_doubt(a->route->place.name);
@@ -190,7 +223,9 @@ static void on_time(void *arg) {
         snprintf(text, sizeof text, "no answer from the name servers within %u ms", connect_ms(a));
         break;
     case TD_ERR_CONNECT:
-        snprintf(text, sizeof text, "no connection within %u ms", connect_ms(a));
+        snprintf(text, sizeof text,
+                 a->connected ? "the connection is dead: nothing acknowledged for %u ms" : "no connection within %u ms",
+                 connect_ms(a));
         break;
     case TD_ERR_FIRST_TOKEN:
         snprintf(text, sizeof text, "no first token within %u ms", t->first_token_ms);
@@ -202,6 +237,8 @@ static void on_time(void *arg) {
         snprintf(text, sizeof text, "not complete within its time");
     }
     a->by->abort(a); // closed before anybody hears of it
+    if (what == TD_ERR_CONNECT && a->connected)
+        td_remote_refresh(a->r); // what else was kept leads there too
     a->under_way = false;
     fail_named(a, what, text);
 }
@@ -497,6 +534,7 @@ static enum td_err attempt_start(struct td_backend *b, const struct td_attempt_s
     a->status = 0;
     a->connected = a->under_way = false;
     a->packed = a->typed_wrong = a->body_begun = false;
+    a->unheard_looks = 0;
     a->retry_after[0] = a->retry_after_ms[0] = 0;
     a->body_bytes = a->late_bytes = a->last_ns = a->linger_until_ns = 0;
     a->verdict = TD_OK;

@@ -33,6 +33,8 @@ struct td_carrier {
     bool (*is_resolving)(const struct td_attempt *a);
     // The whole request has left: nothing of a->spec is read any more.
     bool (*is_sent)(const struct td_attempt *a);
+    // The connection's descriptor, to be looked at only; -1 none.
+    int (*descriptor)(const struct td_attempt *a);
 };
 
 struct td_attempt {
@@ -50,6 +52,7 @@ struct td_attempt {
     int status;
     bool connected, under_way; // under_way: connected, and the end was not heard of
     bool packed, typed_wrong, body_begun;
+    uint32_t unheard_looks; // how often it was looked whether the other end is still there
     char retry_after[64], retry_after_ms[32];
     uint64_t body_bytes, late_bytes, last_ns, linger_until_ns;
     enum td_err verdict; // why we ourselves broke it off

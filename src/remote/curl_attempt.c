@@ -194,6 +194,10 @@ static bool carrier_is_sent(const struct td_attempt *a) {
            n >= (curl_off_t)a->spec.body.n;
 }
 
+static int carrier_descriptor(const struct td_attempt *a) {
+    return td_xfer_descriptor(&((const struct curl_attempt *)(const void *)a)->x);
+}
+
 const struct td_carrier td_curl_carrier = {carrier_make,  carrier_destroy,      carrier_prepare, carrier_start,
                                            carrier_stop,  carrier_abort,        carrier_pause,   carrier_halt,
-                                           carrier_go_on, carrier_is_resolving, carrier_is_sent};
+                                           carrier_go_on, carrier_is_resolving, carrier_is_sent, carrier_descriptor};

@@ -56,7 +56,8 @@ struct td_xfer {
     uint32_t generation;                              // of the addresses handed to libcurl
     bool connected, reused, stopping, paused, halted; // paused: wanted; halted: libcurl knows
     CURLcode code;
-    enum td_err refused; // why the engine itself ended it; TD_OK: it did not
+    int local_port, peer_port; // of the connection, once connected
+    enum td_err refused;       // why the engine itself ended it; TD_OK: it did not
     uint64_t start_ns, connected_ns;
     char why[CURL_ERROR_SIZE];
 };
@@ -106,6 +107,10 @@ void td_xfer_abort(struct td_xfer *x);
 
 // Keeps a transfer from taking up a connection made before td_remote_refresh. `set` remembers what the handle was told.
 enum td_err td_xfer_set_age(struct td_xfer *x, long *set) TD_MUST_USE;
+
+// The descriptor of its connection, to be looked at only; -1 not known. libcurl names it to nobody while a transfer
+// runs, so it is searched for among all: for rare use.
+int td_xfer_descriptor(const struct td_xfer *x);
 
 // What a curl result means, and in words fit for the caller.
 enum td_err td_xfer_error(const struct td_xfer *x, const char **what);

@@ -611,9 +611,14 @@ static bool carrier_is_sent(const struct td_attempt *a) {
     return ((const struct attempt *)(const void *)a)->sent_all;
 }
 
+static int carrier_descriptor(const struct td_attempt *a) {
+    const struct td_conn_out *c = ((const struct attempt *)(const void *)a)->conn;
+    return c ? c->fd : -1;
+}
+
 const struct td_carrier td_plain_carrier = {carrier_make,  carrier_destroy,      carrier_prepare, carrier_start,
                                             carrier_stop,  carrier_abort,        carrier_pause,   carrier_pause,
-                                            carrier_go_on, carrier_is_resolving, carrier_is_sent};
+                                            carrier_go_on, carrier_is_resolving, carrier_is_sent, carrier_descriptor};
 
 void td_plain_route_drop(struct td_plain_route *route) {
     struct td_conn_out *c;

@@ -387,7 +387,7 @@ static int on_ready(void *user, char *to, char *from, int to_port, int from_port
     struct td_xfer *x = user;
     long connects = 0;
     struct sockaddr_storage address;
-    (void)from, (void)to_port, (void)from_port;
+    (void)from;
     if (x->connected || x->stopping)
         return CURL_PREREQFUNC_ABORT;
     curl_easy_getinfo(x->easy, CURLINFO_NUM_CONNECTS, &connects);
@@ -401,6 +401,8 @@ static int on_ready(void *user, char *to, char *from, int to_port, int from_port
     x->connected = true;
     x->reused = connects == 0;
     x->connected_ns = td_now_ns();
+    x->local_port = from_port;
+    x->peer_port = to_port;
     x->ops->on_connected(x);
     return x->stopping ? CURL_PREREQFUNC_ABORT : CURL_PREREQFUNC_OK;
 }
@@ -459,6 +461,23 @@ void td_xfer_finish(struct td_xfer *x) {
     curl_easy_cleanup(x->easy);
     x->r->in_curl = outer;
     x->easy = NULL;
+}
+
+static int port_of(int fd, int (*name)(int, struct sockaddr *restrict, socklen_t *restrict)) {
+    struct sockaddr_storage address = {0};
+    socklen_t n = sizeof address;
+    if (name(fd, (struct sockaddr *)(void *)&address, &n) != 0)
+        return -1;
+    return ntohs(address.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)(void *)&address)->sin6_port
+                                               : ((struct sockaddr_in *)(void *)&address)->sin_port);
+}
+
+int td_xfer_descriptor(const struct td_xfer *x) {
+    for (size_t fd = 0; x->connected && fd < x->r->sock_count; fd++)
+        if (x->r->socks[fd] && port_of((int)fd, getsockname) == x->local_port &&
+            port_of((int)fd, getpeername) == x->peer_port)
+            return (int)fd;
+    return -1;
 }
 
 void td_xfer_start(struct td_xfer *x, const struct td_place *place) {

@@ -25,6 +25,7 @@
 #include <event2/bufferevent_ssl.h>
 #include <event2/event.h>
 #include <event2/listener.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/ssl.h>
@@ -193,6 +194,14 @@ static void close_soon(struct conn *c) {
     bufferevent_setcb(c->bev, NULL, on_flushed, on_event, c);
 }
 
+// Like a network that is gone: what is sent to this connection is dropped before TCP sees it, and so not acknowledged.
+static void turn_deaf(const struct conn *c) {
+    struct sock_filter drop = {BPF_RET | BPF_K, 0, 0, 0};
+    struct sock_fprog program = {1, &drop};
+    if (setsockopt(c->fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) != 0)
+        fprintf(stderr, "cannot turn deaf: %s\n", strerror(errno));
+}
+
 static void answered(struct conn *c) {
     struct server *s = c->s;
     bool logged = c->rec != NULL;
@@ -210,6 +219,8 @@ static void answered(struct conn *c) {
     struct evbuffer *in = bufferevent_get_input(c->bev);
     evbuffer_drain(in, c->take);
     bool keep = c->keep;
+    if (c->b.deaf)
+        turn_deaf(c);
     if (!keep)
         close_soon(c);
     if (logged)

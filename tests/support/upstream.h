@@ -41,6 +41,7 @@ struct behaviour {
     bool gzip;                           // the body compressed
     bool context_length, content_policy; // the provider's 400s
     bool close_after;                    // no keep-alive
+    bool deaf;                           // from the answer's end on nothing on this connection arrives any more
     bool crlf;                           // CR LF line ends and no space after "data:"
     bool filter;                         // finish_reason content_filter
     bool duplicate_finish;

@@ -48,6 +48,7 @@ static const struct {
     F(context_length),
     F(content_policy),
     F(close_after),
+    F(deaf),
     F(crlf),
     F(filter),
     F(duplicate_finish),

@@ -86,6 +86,43 @@ static void each_silence_has_its_error(void **state) {
     }
 }
 
+// The network goes while the connection is kept: the next request does not wait as for a slow answer, and the one after
+// it does not take that connection again.
+static void a_dead_connection_is_found_within_the_connect_limit(void **state) {
+    (void)state;
+    for (int whole = 0; whole < 2; whole++) {
+        struct take t;
+        upstream_post(&d.up, "/_reset", "{}");
+        d.target.timeouts = (struct td_timeouts){300, 8000, 8000, 16000};
+        script("{\"deaf\":true}");
+        drive_once(&d, &t, "hello");
+        assert_int_equal(t.ends, 1);
+        take_finish(&t);
+        t = (struct take){0};
+        assert_ok(take_start(&t, &d, "hello", !whole));
+        drive_run(&d);
+        assert_int_equal(t.code, TD_ERR_CONNECT);
+        assert_true(seconds(&t) >= 0.29 && seconds(&t) < 4);
+        take_finish(&t);
+        drive_once(&d, &t, "hello");
+        assert_int_equal(t.ends, 1);
+        take_finish(&t);
+    }
+}
+
+// A server that has the request and thinks is not taken for a dead one, however often it is looked.
+static void a_server_that_thinks_is_not_dead(void **state) {
+    (void)state;
+    struct take t;
+    d.target.timeouts = (struct td_timeouts){50, 8000, 8000, 16000};
+    for (int i = 0; i < 2; i++) {
+        script("{\"first_token_ms\":500}");
+        drive_once(&d, &t, "hello");
+        assert_int_equal(t.ends, 1);
+        take_finish(&t);
+    }
+}
+
 static void a_deadline_of_the_attempt_binds(void **state) {
     (void)state;
     struct take t = {.d = &d};
@@ -386,6 +423,8 @@ int main(int argc, char **argv) {
 #define T(name) cmocka_unit_test_setup(name, fresh)
     const struct CMUnitTest tests[] = {
         T(each_silence_has_its_error),
+        T(a_dead_connection_is_found_within_the_connect_limit),
+        T(a_server_that_thinks_is_not_dead),
         T(a_deadline_of_the_attempt_binds),
         T(a_whole_answer_has_only_its_total_time),
         T(a_slow_stream_within_its_limits_is_fine),
