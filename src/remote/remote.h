@@ -8,8 +8,8 @@
 // How an attempt ends, beyond what the provider itself says (wire/ maps statuses and error bodies):
 //
 //   TD_ERR_DNS               the name does not exist, or nobody answered within timeouts.connect_ms
-//   TD_ERR_CONNECT           no connection within timeouts.connect_ms, refused, unreachable, or an address that is not
-//                            allowed
+//   TD_ERR_CONNECT           no connection within timeouts.connect_ms, refused, unreachable, an address that is not
+//                            allowed, or a connection on which nothing was acknowledged for as long
 //   TD_ERR_TLS               the handshake failed or the certificate was not accepted
 //   TD_ERR_FIRST_TOKEN       connected, but nothing of the answer within timeouts.first_token_ms (streams only)
 //   TD_ERR_IDLE              the answer began, then nothing for timeouts.idle_ms

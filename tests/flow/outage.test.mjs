@@ -77,6 +77,22 @@ test("a black hole beyond this machine: the link is down, nobody tries again but
   await t.stop();
 });
 
+for (const stream of [true, false])
+  test(`the network goes under connections that are kept: found within the connect budget, answered elsewhere, ${stream ? "streaming" : "whole"}`, async () => {
+    const up = await startUpstream("--tokens", "20"), cloud = await startUpstream("--tokens", "20");
+    const t = await startTandem(`targets:\n${edge(up.url)}${remote("cloud", cloud.url)}`);
+    await cloud.standing({ deaf: true }); // answers once on each connection, and then no more
+    let got = await ask(t, stream), asked = 1;
+    assert.equal(got.tandem.target, "cloud");
+    while (got.tandem.target === "cloud" && asked++ < 32) got = await ask(t, stream); // each worker has its own connection
+    assert.ok(got.done);
+    assert.equal(got.tandem.target, "edge");
+    assert.equal(got.tandem.attempts[0].outcome, "tandem.upstream.connect");
+    assert.ok(got.tandem.attempts[0].duration_ms < CONNECT_MS);
+    assert.equal((await cloud.log()).requests.length, asked - 1); // none was sent twice
+    await t.stop();
+  });
+
 test("no name server: the same, and names are resolved again when it is back", async () => {
   const up = await startUpstream("--tokens", "20");
   const sick = trouble();

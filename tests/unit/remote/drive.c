@@ -3,6 +3,8 @@
 
 #include <event2/event.h>
 
+#include "remote/engine.h"
+
 static const struct td_egress_check fine = {.allowed = true, .data_class = TD_CLASS_PUBLIC, .policy_version = 1};
 
 static void on_guard(void *arg) {
@@ -195,4 +197,6 @@ void drive_once(struct drive *d, struct take *t, const char *prompt) {
     assert_int_equal(t->ends + t->errors, 1);
     d->backend->ops->destroy(d->backend, t->attempt);
     t->attempt = NULL;
+    while (d->remote->lingering) // the last bytes, after which the connection is there for the next
+        drive_run_ms(d, 1);
 }
