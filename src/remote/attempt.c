@@ -68,15 +68,18 @@ static uint64_t look_at(const struct td_attempt *a) {
     return a->stats.connected_ns + (uint64_t)connect_ms(a) * (a->unheard_looks + 1) * TD_MS_NS;
 }
 
-// True where bytes wait to be acknowledged and nothing at all came back for nine tenths of the limit. A slow reader
-// acknowledges, and answers the kernel's probes of its closed window. tcp(7), TCP_INFO and SIOCOUTQ: Linux.
+// True where bytes wait to be acknowledged and either nothing at all came back for nine tenths of the limit, or they
+// were sent again and again since. A slow reader acknowledges, and answers the kernel's probes of its closed window.
+// tcp(7), TCP_INFO and SIOCOUTQ: Linux.
+enum { SENT_AGAIN_MIN = 2 }; // each after twice the time of the one before
+
 static bool is_lost(const struct td_attempt *a) {
     struct tcp_info info = {0};
     socklen_t size = sizeof info;
     int fd = a->by->descriptor(a), waiting = 0;
     return fd >= 0 && ioctl(fd, SIOCOUTQ, &waiting) == 0 && waiting > 0 &&
            getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-           info.tcpi_last_ack_recv >= connect_ms(a) - connect_ms(a) / 10;
+           (info.tcpi_last_ack_recv >= connect_ms(a) - connect_ms(a) / 10 || info.tcpi_retransmits >= SENT_AGAIN_MIN);
 }
 
 // The next moment at which something is too late, and what it would be.
