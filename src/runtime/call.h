@@ -32,7 +32,7 @@ struct td_slot {
     unsigned char body_mac[32];
     struct td_attempt_stats stats;
     bool has_stats;
-    struct td_str model; // that answered
+    struct td_str model;          // that answered
     struct td_post later, noting; // it waits for its next stage in this turn; its row does
 };
 

@@ -82,8 +82,8 @@ void td_runtime_destroy(struct td_runtime *rt);
 void td_runtime_end_calls(struct td_runtime *rt);
 // A reference to the configuration in force; `epoch` (may be NULL) its number.
 struct td_config *td_runtime_config(struct td_runtime *rt, uint64_t *epoch);
-// Before something goes out, on the worker's thread: its remote learns which policy is in force, and, where the link was
-// gone since the last time, finds names and connections anew: it may be another network.
+// Before something goes out, on the worker's thread: its remote learns which policy is in force, and, where the link
+// was gone since the last time, finds names and connections anew: it may be another network.
 void td_worker_prepare_remote(struct td_worker *w, uint64_t epoch);
 // Fills *failure (may be NULL) from an error and returns 1.
 int td_failure_set(struct td_failure *failure, enum td_err err, const char *fmt, ...) TD_PRINTF(3, 4);
