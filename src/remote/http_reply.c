@@ -3,6 +3,8 @@
 // STATUS_LINE. Heads and trailers are read line by line, chunk sizes byte by byte, bodies as they come.
 #include "remote/http_reply.h"
 
+#include "base/http_text.h"
+
 enum {
     STATUS_LINE,
     FIELDS,
@@ -19,26 +21,6 @@ enum {
     ENDED,
     REFUSED
 };
-
-// Byte classes: token as in RFC 9110 section 5.6.2, value as in section 5.5.
-enum { TOKEN = 1, VALUE = 2 };
-
-static uint8_t class_of[256];
-
-__attribute__((constructor)) static void fill_classes(void) {
-    for (unsigned c = 0; c < 256; c++) {
-        bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-        class_of[c] = (uint8_t)((alnum || (c && c < 128 && strchr("!#$%&'*+-.^_`|~", (int)c)) ? TOKEN : 0) |
-                                (c == '\t' || (c >= 0x20 && c != 0x7f) ? VALUE : 0));
-    }
-}
-
-static bool all(const char *p, size_t n, uint8_t wanted) {
-    uint8_t have = wanted;
-    for (size_t i = 0; i < n; i++)
-        have &= class_of[(uint8_t)p[i]];
-    return have != 0;
-}
 
 static bool is_digit(char c) {
     return c >= '0' && c <= '9';
@@ -93,7 +75,8 @@ static bool begins_well(struct td_reply *r, const char *p, size_t n) {
 static bool read_status_line(struct td_reply *r, struct td_str line) {
     const char *p = line.p;
     if (line.n < 12 || memcmp(p, "HTTP/1.", 7) != 0 || (p[7] != '0' && p[7] != '1') || p[8] != ' ' || !is_digit(p[9]) ||
-        !is_digit(p[10]) || !is_digit(p[11]) || (line.n > 12 && p[12] != ' ') || !all(p + 12, line.n - 12, VALUE))
+        !is_digit(p[10]) || !is_digit(p[11]) || (line.n > 12 && p[12] != ' ') ||
+        !td_http_all(p + 12, line.n - 12, TD_HTTP_VALUE))
         return refuse(r, "its answer is not HTTP");
     r->status = (uint16_t)((p[9] - '0') * 100 + (p[10] - '0') * 10 + (p[11] - '0'));
     r->http10 = p[7] == '0';
@@ -106,21 +89,10 @@ static bool read_status_line(struct td_reply *r, struct td_str line) {
     return true;
 }
 
-// The next element of a comma-separated list, trimmed; false at its end.
-static bool next_element(struct td_str *list, struct td_str *element) {
-    if (!list->p)
-        return false;
-    const char *comma = memchr(list->p, ',', list->n);
-    size_t n = comma ? (size_t)(comma - list->p) : list->n;
-    *element = td_str_trim(td_str_n(list->p, n));
-    *list = comma ? td_str_n(comma + 1, list->n - n - 1) : TD_STR_NONE;
-    return true;
-}
-
 static void read_keep_alive(struct td_reply *r, struct td_str value) {
     struct td_str one;
     uint64_t seconds;
-    while (next_element(&value, &one))
+    while (td_http_next_element(&value, &one))
         if (one.n > 8 && td_str_ieq(td_str_n(one.p, 8), TD_STR("timeout=")) &&
             td_str_to_u64(td_str_n(one.p + 8, one.n - 8), &seconds) && seconds > 0)
             r->keep_s = seconds < 86400 ? (uint32_t)seconds : 86400;
@@ -132,7 +104,7 @@ static bool read_framing_field(struct td_reply *r, struct td_str name, struct td
     switch (name.n) {
     case 10:
         if (td_str_ieq(name, TD_STR("connection"))) {
-            while (next_element(&value, &one))
+            while (td_http_next_element(&value, &one))
                 r->close = r->close || td_str_ieq(one, TD_STR("close"));
             return true;
         }
@@ -167,14 +139,14 @@ static bool read_field(struct td_reply *r, struct td_str line, struct td_reply_p
     if (line.p[0] == ' ' || line.p[0] == '\t')
         return refuse(r, "a line of its header is folded");
     const char *colon = memchr(line.p, ':', line.n);
-    if (!colon || colon == line.p || !all(line.p, (size_t)(colon - line.p), TOKEN))
+    if (!colon || colon == line.p || !td_http_all(line.p, (size_t)(colon - line.p), TD_HTTP_TOKEN))
         return refuse(r, "a field name of its header is malformed");
     const char *v = colon + 1, *end = line.p + line.n;
     while (v < end && (*v == ' ' || *v == '\t'))
         v++;
     while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
         end--;
-    if (!all(v, (size_t)(end - v), VALUE))
+    if (!td_http_all(v, (size_t)(end - v), TD_HTTP_VALUE))
         return refuse(r, "its header holds a control character");
     piece->name = td_str_n(line.p, (size_t)(colon - line.p));
     piece->value = td_str_n(v, (size_t)(end - v));
@@ -280,7 +252,8 @@ static bool read_chunk_byte(struct td_reply *r, char byte) {
             r->state = SIZE_LF;
             return true;
         }
-        return (class_of[(uint8_t)byte] & VALUE) && ++r->extension <= TD_REPLY_CHUNK_EXTENSION_BYTES_MAX;
+        return (td_http_class_of[(uint8_t)byte] & TD_HTTP_VALUE) &&
+               ++r->extension <= TD_REPLY_CHUNK_EXTENSION_BYTES_MAX;
     case SIZE_LF:
         r->state = r->left ? CHUNK : TRAILER;
         return byte == '\n';

@@ -1,34 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/http_parse.h"
 
-// Byte classes, one bit each.
-enum { TOKEN = 1, TARGET = 2, VALUE = 4, HEX = 8 };
-
-// token: RFC 9110 section 5.6.2. target: what RFC 3986 allows in a path and a query. value: RFC 9110 section 5.5.
-static uint8_t class_of[256];
-
-__attribute__((constructor)) static void fill_classes(void) {
-    for (unsigned c = 0; c < 256; c++) {
-        bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-        uint8_t is = 0;
-        if (alnum || (c && c < 128 && strchr("!#$%&'*+-.^_`|~", (int)c)))
-            is |= TOKEN;
-        if (alnum || (c && c < 128 && strchr("-._~!$&'()*+,;=:@/?%", (int)c)))
-            is |= TARGET;
-        if (c == '\t' || (c >= 0x20 && c != 0x7f))
-            is |= VALUE;
-        if ((c >= '0' && c <= '9') || (c >= 'A' && c <= 'F') || (c >= 'a' && c <= 'f'))
-            is |= HEX;
-        class_of[c] = is;
-    }
-}
-
-static bool all(const char *p, size_t n, uint8_t wanted) {
-    uint8_t have = wanted;
-    for (size_t i = 0; i < n; i++)
-        have &= class_of[(uint8_t)p[i]];
-    return (have & wanted) != 0;
-}
+#include "base/http_text.h"
 
 static const char *const method_names[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"};
 
@@ -56,11 +29,11 @@ static int read_target(struct td_http_head *head, struct td_str target, const ch
     }
     if (target.n == 0 || target.p[0] != '/')
         REFUSE(400, "the request target must be a path");
-    if (!all(target.p, target.n, TARGET))
+    if (!td_http_all(target.p, target.n, TD_HTTP_TARGET))
         REFUSE(400, "the request target holds a character that URLs do not allow");
     const char *end = target.p + target.n;
     for (const char *p = target.p; (p = memchr(p, '%', (size_t)(end - p))); p += 3)
-        if (end - p < 3 || !all(p + 1, 2, HEX))
+        if (end - p < 3 || !td_http_all(p + 1, 2, TD_HTTP_HEX))
             REFUSE(400, "the request target holds a broken percent escape");
     return 0;
 }
@@ -69,7 +42,7 @@ static int read_target(struct td_http_head *head, struct td_str target, const ch
 static int read_request_line(struct td_http_head *head, const char *base, struct td_str line, const char **why) {
     const char *end = line.p + line.n;
     const char *sp = memchr(line.p, ' ', line.n);
-    if (!sp || sp == line.p || !all(line.p, (size_t)(sp - line.p), TOKEN))
+    if (!sp || sp == line.p || !td_http_all(line.p, (size_t)(sp - line.p), TD_HTTP_TOKEN))
         REFUSE(400, "malformed request line");
     struct td_str method = {line.p, (size_t)(sp - line.p)};
     const char *target = sp + 1;
@@ -99,24 +72,13 @@ static int read_length(struct td_http_head *head, struct td_str value, const cha
     return 0;
 }
 
-// The next element of a comma-separated list, trimmed; false at its end.
-static bool next_element(struct td_str *list, struct td_str *element) {
-    if (!list->p)
-        return false;
-    const char *comma = memchr(list->p, ',', list->n);
-    size_t n = comma ? (size_t)(comma - list->p) : list->n;
-    *element = td_str_trim((struct td_str){list->p, n});
-    *list = comma ? (struct td_str){comma + 1, list->n - n - 1} : TD_STR_NONE;
-    return true;
-}
-
 static int read_coding(struct td_http_head *head, struct td_str value, const char **why) {
     if (td_str_ieq(value, TD_STR("chunked"))) {
         head->chunked = true;
         return 0;
     }
     struct td_str list = value, coding;
-    while (next_element(&list, &coding))
+    while (td_http_next_element(&list, &coding))
         if (coding.n == 0 || (list.p && td_str_ieq(coding, TD_STR("chunked"))))
             REFUSE(400, "malformed Transfer-Encoding");
     REFUSE(501, "only the transfer coding chunked is understood");
@@ -124,7 +86,7 @@ static int read_coding(struct td_http_head *head, struct td_str value, const cha
 
 static void read_connection(struct td_http_head *head, struct td_str value) {
     struct td_str list = value, option;
-    while (next_element(&list, &option))
+    while (td_http_next_element(&list, &option))
         if (td_str_ieq(option, TD_STR("close")))
             head->close = true;
 }
@@ -209,7 +171,7 @@ static int read_field(struct td_http_head *head, const char *base, struct td_str
     if (line.p[0] == ' ' || line.p[0] == '\t')
         REFUSE(400, "folded header fields are obsolete");
     const char *colon = memchr(line.p, ':', line.n);
-    if (!colon || colon == line.p || !all(line.p, (size_t)(colon - line.p), TOKEN))
+    if (!colon || colon == line.p || !td_http_all(line.p, (size_t)(colon - line.p), TD_HTTP_TOKEN))
         REFUSE(400, "malformed header field name");
     struct td_str name = {line.p, (size_t)(colon - line.p)};
     const char *v = colon + 1, *end = line.p + line.n;
@@ -217,7 +179,7 @@ static int read_field(struct td_http_head *head, const char *base, struct td_str
         v++;
     while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
         end--;
-    if (!all(v, (size_t)(end - v), VALUE))
+    if (!td_http_all(v, (size_t)(end - v), TD_HTTP_VALUE))
         REFUSE(400, "a header field's value holds a control character");
     if (head->field_count == TD_HEADER_FIELDS_MAX)
         REFUSE(431, "too many header fields");
