@@ -49,7 +49,7 @@ static bool line_busy(const struct td_exchange *x) {
 static bool is_cut(const struct td_exchange *x) {
     if (shows_draft(x) && x->chain_count && x->attempts[x->chain[0]]->rec.role == TD_X_ROLE_DRAFT)
         return false;
-    bool shown = x->sent.n || x->text_lost || x->tool_shown || x->refusal_shown;
+    bool shown = x->sent.n || x->text_lost || x->tool_shown || x->refusal_shown || x->others_shown;
     return x->begun && x->lead < 0 && shown && !x->restart;
 }
 

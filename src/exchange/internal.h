@@ -132,6 +132,7 @@ struct td_exchange {
     // what the client has
     bool aware; // understands revisions
     bool begun, tool_shown, refusal_shown, restart;
+    bool others_shown; // text of further choices
     bool text_lost; // `sent` could not take it all: no going on from it
     uint32_t revision;
     struct td_buf sent;      // text of choice 0 in this revision

@@ -42,7 +42,7 @@ static void forget_shown(struct td_exchange *x) {
     x->sent_tokens = 0;
     td_x_store_finish(&x->calls);
     td_x_store_init(&x->calls);
-    x->tool_shown = x->refusal_shown = x->text_lost = x->calls_lost = false;
+    x->tool_shown = x->refusal_shown = x->others_shown = x->text_lost = x->calls_lost = false;
 }
 
 static void begin_chain(struct td_exchange *x, const struct td_x_attempt *a) {
@@ -178,6 +178,7 @@ static bool seam_stops(struct td_exchange *x, struct td_str *text) {
 static void put_text(struct td_exchange *x, struct td_x_attempt *a, struct td_event *ev) {
     if (ev->choice == 0 && ev->delta.text.n && td_buf_add_str(&x->sent, ev->delta.text) != TD_OK)
         x->text_lost = true;
+    x->others_shown |= ev->choice != 0;
     if (ev->choice == 0)
         x->sent_tokens += ev->delta.token_count ? ev->delta.token_count : 1;
     if (!x->request->logprobs && ev->delta.token_count) {

@@ -237,6 +237,10 @@ static void faults_after_the_first_byte(void **state) {
          "go 0:'a' 0:!IDLE 1:'b' 1:!CUT @500 2:'c' 2:stop 2:end",
          "S0/cloud:main B0 \"a\" R0=failed S1/edge:continue <a> O1 \"b\" R1=failed S2/edge:continue! <ab> O2 \"c\" "
          "R2=ok F:stop D~ .degraded"},
+        {"of several choices none goes on, also where the first has said nothing yet",
+         {FALLBACK, .steps = "ce", .n = 2},
+         "go 0:#1'b' 0:!CUT",
+         "S0/cloud:main B0 #1\"b\" R0=failed E:cut:502 .broken"},
         {"the same target goes on where there is no other",
          {FALLBACK, .steps = "c", .retries = 1},
          "go 0:'a' 0:!CUT @500 1:'b' 1:stop 1:end",
