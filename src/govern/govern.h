@@ -52,6 +52,10 @@ void td_govern_anonymous(struct td_identity *out);
 // apart in no way). `wall_ms` decides expiry.
 enum td_err td_govern_identify(struct td_govern *g, struct td_str key, int64_t wall_ms, struct td_identity *out,
                                struct td_error *e) TD_MUST_USE;
+// Who asked before, for what is asked again on their behalf (the outbox): by the names they had. Whether the key is
+// still good td_govern_admit says. TD_ERR_UNAUTHORIZED: there is no such tenant or key any more.
+enum td_err td_govern_recall(struct td_govern *g, struct td_str tenant, struct td_str key_id, struct td_identity *out,
+                             struct td_error *e) TD_MUST_USE;
 // Keys that are neither revoked nor expired.
 uint32_t td_govern_key_count(struct td_govern *g, int64_t wall_ms);
 

@@ -161,6 +161,27 @@ enum td_err td_govern_identify(struct td_govern *g, struct td_str key, int64_t w
     return found ? TD_OK : td_error_set(e, TD_ERR_UNAUTHORIZED, "the API key is missing or not valid");
 }
 
+enum td_err td_govern_recall(struct td_govern *g, struct td_str tenant, struct td_str key_id, struct td_identity *out,
+                             struct td_error *e) {
+    struct td_identity found = {.key_slot = 0};
+    pthread_mutex_lock(&g->lock);
+    found.tenant_slot = td_names_find(&g->tenant_names, tenant);
+    bool known = found.tenant_slot != TD_GOVERN_NO_SLOT;
+    if (known)
+        snprintf(found.tenant, sizeof found.tenant, "%s", g->tenants[found.tenant_slot].name);
+    for (uint32_t i = 1; known && key_id.n && i < g->key_count && !found.key_slot; i++) {
+        if (td_str_is(key_id, g->keys[i].id) && g->keys[i].tenant == found.tenant_slot) {
+            found.key_slot = i;
+            memcpy(found.key_id, g->keys[i].id, sizeof found.key_id);
+        }
+    }
+    pthread_mutex_unlock(&g->lock);
+    if (!known || (key_id.n && !found.key_slot))
+        return td_error_set(e, TD_ERR_UNAUTHORIZED, "who asked is not known any more");
+    *out = found;
+    return TD_OK;
+}
+
 uint32_t td_govern_key_count(struct td_govern *g, int64_t wall_ms) {
     pthread_mutex_lock(&g->lock);
     if (wall_ms < g->live_from_ms || wall_ms >= g->live_until_ms) {

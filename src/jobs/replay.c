@@ -15,6 +15,7 @@
 #include "runtime/heads.h"
 
 #define LOOK_MS 200u             // how often the outbox is looked at while the network is there and it is empty
+#define FREE_MS 20u              // after one that was refused for reasons of its own
 #define DISK_RETRY_MS 500u       // while the disk takes nothing
 #define SWEEP_MS 10000u          // how often what expired is moved on
 #define KEEP_MS (7 * 86400000ll) // finished entries and events stay so long
@@ -133,7 +134,8 @@ static enum td_err move(struct td_replayer *r, struct td_str id, const struct td
 // replayed either, so this waits for it.
 static enum td_err move_surely(struct td_replayer *r, struct td_str id, const struct td_outbox_move *m) {
     enum td_err err = move(r, id, m);
-    while (err != TD_OK && err != TD_ERR_NOT_FOUND && err != TD_ERR_USAGE && td_side_nap(&r->side, DISK_RETRY_MS))
+    while (err != TD_OK && err != TD_ERR_NOT_FOUND && err != TD_ERR_USAGE && err != TD_ERR_LIMIT &&
+           td_side_nap(&r->side, DISK_RETRY_MS))
         err = move(r, id, m);
     return err;
 }
@@ -142,7 +144,12 @@ static enum td_err move_surely(struct td_replayer *r, struct td_str id, const st
 static bool is_final(enum td_err err) {
     return err == TD_ERR_CONTENT_POLICY || err == TD_ERR_BAD_REQUEST || err == TD_ERR_BAD_JSON ||
            err == TD_ERR_UNSUPPORTED || err == TD_ERR_BLOCKED || err == TD_ERR_UPSTREAM_REQUEST ||
-           err == TD_ERR_CONTEXT_LENGTH;
+           err == TD_ERR_CONTEXT_LENGTH || err == TD_ERR_LIMIT || err == TD_ERR_UNAUTHORIZED;
+}
+
+// Refused for what it is or whose it is, not for what is the matter with the targets: others are not held up by it.
+static bool is_its_own(enum td_err err) {
+    return err == TD_ERR_NO_TARGET || err == TD_ERR_BUDGET || err == TD_ERR_RATE;
 }
 
 // Nobody has worked for it: it may be tried until it expires.
@@ -156,10 +163,13 @@ static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enu
                      enum td_err err) {
     uint32_t shift = !r->sent ? 0 : e->attempts < 7 ? e->attempts : 7; // a closed door is looked at again soon
     uint64_t cap = (uint64_t)DELAY_MS_BASE << shift, draw;
+    char data[160];
     td_random(&draw, sizeof draw);
-    if (cap > DELAY_MS_MAX)
+    if (cap > DELAY_MS_MAX || (!r->sent && is_its_own(err)))
         cap = DELAY_MS_MAX;
-    struct td_outbox_event event = {TD_STR("rejected"), TD_STR("null")};
+    snprintf(data, sizeof data, "{\"exchange\":\"%.26s\",\"state\":\"rejected\",\"error\":\"%s\"}",
+             e->id.n == 26 ? e->id.p : "", td_err_code(err));
+    struct td_outbox_event event = {TD_STR("rejected"), td_str_of(data)};
     struct td_outbox_move m = {.from = TD_OUTBOX_INTENT_SENT,
                                .to = from,
                                .next_try_ms = td_wall_ms() + (int64_t)(draw % cap) + 250,
@@ -223,7 +233,12 @@ static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
                                       .attempted = true,
                                       .verdict = td_str_of(j.verdict)};
     bool asks = j.accepted == TD_ACCEPTED_NONE;
-    if (write_event(&j, cloud.target, cloud.body, &data) == TD_OK) {
+    enum td_err err = write_event(&j, cloud.target, cloud.body, &data);
+    if (err == TD_OK && (cloud.body.n > TD_OUTBOX_ENTRY_BYTES_MAX || data.n > TD_OUTBOX_ENTRY_BYTES_MAX))
+        err = TD_ERR_LIMIT;
+    if (err != TD_OK) {
+        put_back(r, e, e->state, err); // it cannot be kept, however often it is given
+    } else {
         event.data = td_buf_str(&data);
         answered.event = asks ? &event : NULL;
         if (move_surely(r, e->id, &answered) == TD_OK && !asks && reconcile(r, e->id, &j, &event) == TD_OK &&
@@ -237,8 +252,8 @@ static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
     td_buf_finish(&data);
 }
 
-// Takes one entry as far as it goes. False: there was nothing to do.
-static bool work_one(struct td_replayer *r) {
+// Takes one entry as far as it goes. False: there was nothing to do. `*free`: nobody else was asked or held up.
+static bool work_one(struct td_replayer *r, bool *free) {
     struct work w = {.rt = r->rt, .err = TD_OK};
     struct td_error error;
     struct td_outbox_filter filter = {.due_ms = td_wall_ms(), .limit = UINT32_MAX >> 1, .texts = true};
@@ -248,6 +263,7 @@ static bool work_one(struct td_replayer *r) {
         struct td_outbox_move intent = {.from = w.entry.state, .to = TD_OUTBOX_INTENT_SENT};
         if (move(r, w.entry.id, &intent) == TD_OK) {
             err = ask_again(r, &w.entry);
+            *free = !r->sent && is_its_own(err);
             if (err == TD_OK)
                 settle(r, &w.entry);
             else
@@ -343,7 +359,12 @@ static void *main_loop(void *arg) {
         sweep(r, now);
         if (!td_health_link_up(r->rt->health, NULL) || now < r->next_ns || atomic_load(&r->rt->draining))
             continue;
-        if (work_one(r)) {
+        bool free = false;
+        if (!work_one(r, &free))
+            continue;
+        if (free) {
+            wait_ms = FREE_MS;
+        } else {
             // Jittered spacing keeps many Tandems from coming back in step.
             uint64_t spacing = 60000ull / rate, draw;
             td_random(&draw, sizeof draw);

@@ -520,7 +520,7 @@ static void copy_limits(struct decision *d) {
     plan->data_class = d->r.data_class;
     plan->labels = d->r.labels;
     plan->residency = d->r.residency;
-    plan->outbox = (d->r.outbox || d->f->queue) && d->f->kind == TD_KIND_CHAT;
+    plan->outbox = (d->r.outbox || d->f->queue) && d->f->kind != TD_KIND_EMBEDDING;
     plan->policy_version = d->p->version;
     plan->prefer = d->r.prefer;
     plan->shed = d->f->batch || (d->r.tenant && d->r.tenant->batch);

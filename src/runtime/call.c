@@ -95,8 +95,9 @@ void td_call_refuse(struct td_call *call, enum td_err err, const struct td_error
 // Who asks, and may they now?
 static enum td_err admit(struct td_call *call, struct td_str key, bool trusted, bool local_peer, struct td_error *e) {
     struct td_runtime *rt = call->worker->runtime;
-    if (call->replay)
-        return TD_OK; // its tenant was known when it was accepted
+    if (call->replay) // bound by the same limits and budgets, and only as long as its key is good
+        return td_govern_recall(rt->govern, call->replay->tenant, td_outbox_key_id(call->replay->allowed), &call->who,
+                                e);
     bool keys_exist = td_govern_key_count(rt->govern, call->arrival_wall_ms) > 0;
     // A key of ours that is shown must be good, also where none is asked for: a revoked one opens nothing.
     bool shown = td_str_starts(key, TD_STR("td_live_"));

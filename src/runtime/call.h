@@ -66,7 +66,8 @@ struct td_call {
     struct td_timer *timer;
     struct td_post later; // it waits for its next stage in this turn of the loop
     bool ended, released, refused;
-    atomic_bool gone; // the same as released, for the event stream's thread
+    atomic_bool gone;  // the same as released, for the event stream's thread
+    atomic_bool laden; // events for it are on their way to its worker
     // Inputs that come up while effects are being carried out; on the stack of td_call_feed, NULL outside of it.
     struct td_x_input *queue;
     unsigned queue_n;
@@ -84,8 +85,9 @@ struct td_call {
     void *sink_user;
     struct td_answer_writer *writer;
     struct td_buf out;
-    bool head_sent, sink_done, stream, client_stopped;
-    struct td_timer *alive; // keep-alives of a stream that has begun
+    bool head_sent, sink_done, stream;
+    atomic_bool client_stopped; // it reads too slowly; the event stream's thread looks, too
+    struct td_timer *alive;     // keep-alives of a stream that has begun
     uint64_t last_data_ns;
     uint32_t first_attempt, last_origin;
     // public.c
@@ -117,14 +119,18 @@ struct td_replay {
     void (*done)(void *user, const struct td_replayed *answer);
     void *user;
 };
-// Stands among `allowed` where the webhook might see the answer; no target has such a name.
+// Stand among `allowed`: where the webhook might see the answer; and before the id of the key that asked. No target has
+// such a name.
 #define TD_OUTBOX_WEBHOOK_MARK "@webhook"
+#define TD_OUTBOX_KEY_MARK "@key:"
 // Asks it again on some worker: on any better target but the device, under the stricter of then and now. TD_ERR_NOMEM:
 // done is not called. Any thread.
 enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay) TD_MUST_USE;
 // Queues the request for a better answer (outbox.c); the answer given meanwhile goes along when it is complete.
 void td_call_keep(struct td_call *call, enum td_x_outbox_why why);
 void td_call_keep_answer(struct td_call *call);
+// The id of the key that an entry's request came with, out of its list of who was allowed; "" none.
+struct td_str td_outbox_key_id(struct td_str allowed);
 // Nothing more comes to its entry from this call.
 void td_call_keep_done(struct td_call *call);
 // Some call still works on the answer that belongs beside this entry: it is not asked again before. Any thread.

@@ -8,14 +8,16 @@
 #include "base/wait.h"
 #include "runtime/call.h"
 
-#define LOOK_MS 250u        // how late an event may be when nobody wakes us
-#define BATCH_MAX 64u       // events handed over at once
-#define KEEPALIVE_MS 15000u // a comment, so that proxies keep the connection
+#define LOOK_MS 250u           // how late an event may be when nobody wakes us
+#define BATCH_MAX 64u          // events handed over at once
+#define BATCH_BYTES (1u << 20) // where so much is gathered the rest waits: the listener reads that first
+#define KEEPALIVE_MS 15000u    // a comment, so that proxies keep the connection
 
 struct listener {
     struct listener *next;
     struct td_call *call; // a reference
     uint64_t after, last_sent_ns;
+    void (*open)(struct td_call *call); // on its worker, once: it is known where it begins; NULL: done
 };
 
 struct td_events {
@@ -28,14 +30,18 @@ struct td_events {
 // What travels to a listener's worker.
 struct parcel {
     struct td_call *call;
+    void (*open)(struct td_call *call);
     struct td_buf text;
 };
 
 static void on_parcel(void *arg) {
     struct parcel *p = arg;
     struct td_call *call = p->call;
+    if (p->open)
+        p->open(call);
     if (!call->released && !call->sink_done && p->text.n)
         call->sink->on_data(call->sink_user, p->text.p, p->text.n);
+    atomic_store(&call->laden, false);
     td_buf_finish(&p->text);
     td_free(p);
     td_call_unref(call);
@@ -59,6 +65,7 @@ struct gather {
 
 static bool on_event(void *user, const struct td_event_record *ev) {
     struct gather *g = user;
+    size_t before = g->out->n;
     enum td_err err = td_buf_printf(g->out, "id: %" PRIu64 "\ndata: {\"id\":%" PRIu64 ",\"type\":", ev->id, ev->id);
     if (err == TD_OK)
         err = td_buf_add_json(g->out, ev->type);
@@ -72,16 +79,27 @@ static bool on_event(void *user, const struct td_event_record *ev) {
         err = td_buf_add_str(g->out, ev->data.n ? ev->data : TD_STR("null"));
     if (err == TD_OK)
         err = td_buf_addz(g->out, "}\n\n");
-    g->err = err;
     if (err == TD_OK)
         g->last = ev->id;
-    return err == TD_OK;
+    else
+        g->out->n = before; // it comes with the next parcel, alone
+    g->err = before ? TD_OK : err;
+    return err == TD_OK && g->out->n < BATCH_BYTES;
 }
 
+// One that does not say where it was begins with what comes from now on.
+static bool knows_its_place(struct td_events *events, struct listener *l) {
+    struct td_error e;
+    return l->after != TD_EVENTS_FROM_NOW || td_events_last(events->rt->store, &l->after, &e) == TD_OK;
+}
+
+// Not before its client has taken what it was given: a slow one costs a parcel, not all that there is.
 static void send_new(struct td_events *events, struct listener *l) {
-    struct parcel *p = td_calloc(1, sizeof *p);
     struct td_error e;
     uint64_t now = td_now_ns();
+    if (atomic_load(&l->call->laden) || atomic_load(&l->call->client_stopped) || !knows_its_place(events, l))
+        return;
+    struct parcel *p = td_calloc(1, sizeof *p);
     if (!p)
         return;
     td_buf_init(&p->text, TD_REPLY_BYTES_MAX);
@@ -90,18 +108,22 @@ static void send_new(struct td_events *events, struct listener *l) {
         td_events_after(events->rt->store, td_str_of(l->call->who.tenant), l->after, BATCH_MAX, on_event, &g, &e);
     if (err == TD_OK && p->text.n == 0 && now - l->last_sent_ns > KEEPALIVE_MS * TD_MS_NS)
         err = td_buf_addz(&p->text, ": alive\n\n");
-    if (err != TD_OK || g.err != TD_OK || p->text.n == 0) {
+    if (err != TD_OK || g.err != TD_OK || (p->text.n == 0 && !l->open)) {
         td_buf_finish(&p->text);
         td_free(p);
         return;
     }
     p->call = l->call;
+    p->open = l->open;
     atomic_fetch_add(&l->call->refs, 1);
+    atomic_store(&l->call->laden, true);
     if (td_loop_post(l->call->worker->loop, on_parcel, p) == TD_OK) {
         l->after = g.last;
         l->last_sent_ns = now;
+        l->open = NULL;
         return;
     }
+    atomic_store(&l->call->laden, false);
     atomic_fetch_sub(&l->call->refs, 1);
     td_buf_finish(&p->text);
     td_free(p);
@@ -174,7 +196,8 @@ void td_events_wake(struct td_events *events) {
     pthread_mutex_unlock(&events->side.lock);
 }
 
-enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after) {
+enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after,
+                             void (*open)(struct td_call *call)) {
     struct listener *l = td_calloc(1, sizeof *l);
     if (!l || !events) {
         td_free(l);
@@ -182,6 +205,7 @@ enum td_err td_events_listen(struct td_events *events, struct td_call *call, uin
     }
     l->call = call;
     l->after = after;
+    l->open = open;
     l->last_sent_ns = td_now_ns();
     atomic_fetch_add(&call->refs, 1);
     pthread_mutex_lock(&events->side.lock);

@@ -18,8 +18,10 @@ enum td_err td_events_start(struct td_runtime *rt, struct td_events **out) TD_MU
 void td_events_stop(struct td_events *events);
 // Something was written: look now. Any thread.
 void td_events_wake(struct td_events *events);
-// `call` (its head is sent) gets every event of its tenant after `after` from now on, until it is released. Takes a
-// reference.
-enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after) TD_MUST_USE;
+#define TD_EVENTS_FROM_NOW UINT64_MAX
+// `call` gets every event of its tenant after `after`, until it is released; `open` is called once before the first, on
+// its worker, when it is sure that nothing from then on will be missed. Takes a reference.
+enum td_err td_events_listen(struct td_events *events, struct td_call *call, uint64_t after,
+                             void (*open)(struct td_call *call)) TD_MUST_USE;
 
 #endif

@@ -453,11 +453,17 @@ static void exchange_state(struct td_call *call, const struct td_http_request *r
     run_job(call, "exchanges.get", params.p, true);
 }
 
+static void open_events(struct td_call *call) {
+    struct heads h = {.n = 0};
+    send_head(call, 200, &h, true, SIZE_MAX);
+    if (td_buf_addz(&call->out, ": listening\n\n") == TD_OK)
+        send_data(call);
+}
+
 // GET /v1/tandem/events: every later answer of this tenant, from now on or from Last-Event-ID.
 static void events(struct td_call *call, const struct td_http_request *r) {
-    struct heads h = {.n = 0};
     struct td_str last = td_str_trim(header(r, "last-event-id"));
-    uint64_t after = 0;
+    uint64_t after = TD_EVENTS_FROM_NOW;
     if (!may_look(call, r)) {
         td_call_unref(call);
         return;
@@ -469,11 +475,8 @@ static void events(struct td_call *call, const struct td_http_request *r) {
         td_call_unref(call);
         return;
     }
-    send_head(call, 200, &h, true, SIZE_MAX);
-    if (td_buf_addz(&call->out, ": listening\n\n") == TD_OK)
-        send_data(call);
-    if (td_events_listen(call->worker->runtime->events, call, after) != TD_OK) {
-        send_end(call, false);
+    if (td_events_listen(call->worker->runtime->events, call, after, open_events) != TD_OK) {
+        refuse(call, TD_ERR_NOMEM, NULL, 0);
         td_call_unref(call);
     }
 }

@@ -55,6 +55,36 @@ static enum td_err allowed_webhook(const struct td_call *call, struct td_buf *ou
     return td_buf_addz(out, TD_OUTBOX_WEBHOOK_MARK "\n");
 }
 
+struct td_str td_outbox_key_id(struct td_str allowed) {
+    struct td_str mark = TD_STR(TD_OUTBOX_KEY_MARK);
+    while (allowed.n) {
+        const char *end = memchr(allowed.p, '\n', allowed.n);
+        struct td_str line = td_str_n(allowed.p, end ? (size_t)(end - allowed.p) : allowed.n);
+        if (td_str_starts(line, mark))
+            return td_str_n(line.p + mark.n, line.n - mark.n);
+        allowed = end ? td_str_n(end + 1, allowed.n - line.n - 1) : TD_STR_NONE;
+    }
+    return TD_STR_NONE;
+}
+
+// The request as the client meant it: its body, with all its wishes in the `tandem` object, those of its headers too.
+static enum td_err write_request(const struct td_call *call, struct td_buf *out) {
+    td_json *key, *value;
+    size_t i, max;
+    enum td_err err = td_buf_addc(out, '{');
+    yyjson_obj_foreach(call->request.root, i, max, key, value) {
+        if (err != TD_OK || td_str_is(td_json_str(key), "tandem"))
+            continue;
+        err = td_buf_add_json(out, td_json_str(key));
+        err = err ? err : td_buf_addc(out, ':');
+        err = err ? err : td_json_write(value, out);
+        err = err ? err : td_buf_addc(out, ',');
+    }
+    err = err ? err : td_buf_addz(out, "\"tandem\":");
+    err = err ? err : td_wishes_write(&call->request.wishes, out);
+    return err ? err : td_buf_addc(out, '}');
+}
+
 static void on_queued(void *arg, enum td_err err) {
     struct td_call *call = arg;
     call->outbox_acked = err == TD_OK;
@@ -113,8 +143,10 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         err = TD_ERR_NO_TARGET; // nobody could ever answer it better
     if (err == TD_OK)
         err = allowed_webhook(call, &allowed);
+    if (err == TD_OK && call->who.key_id[0])
+        err = td_buf_printf(&allowed, TD_OUTBOX_KEY_MARK "%s\n", call->who.key_id);
     if (err == TD_OK)
-        err = td_json_write(call->request.root, &request);
+        err = write_request(call, &request);
     struct td_outbox_entry entry = {
         .id = td_str_of(call->exchange_id),
         .tenant = td_str_of(call->who.tenant),
@@ -274,7 +306,6 @@ enum td_err td_call_replay(struct td_runtime *rt, const struct td_replay *replay
         return TD_ERR_NOMEM;
     call->presenter = &presenter_replay;
     call->replay = replay;
-    snprintf(call->who.tenant, sizeof call->who.tenant, "%.*s", TD_STR_ARG(replay->tenant));
     if (td_loop_post(call->worker->loop, start_replay, call) != TD_OK) {
         td_call_unref(call);
         td_call_unref(call);

@@ -2,6 +2,7 @@
 // Starting one attempt: the only way from a plan to a backend. Every attempt, be it first, retry, hedge, continuation
 // or refinement, walks the same line: policy (stricter of then and now) → shared budgets → money → admission → bytes →
 // receipt → grant → backend. Whatever refuses is fed back as REFUSED with its reason.
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/time.h"
@@ -341,6 +342,17 @@ static enum td_err permit(struct td_call *call, struct td_slot *slot, const stru
     return err;
 }
 
+// The same for every try of the same request. Going on from a prefix is another request: under the same key a provider
+// would give the old answer again, or refuse it.
+static const char *idempotency_key(struct td_call *call, const struct td_slot *slot, const struct td_target *target) {
+    const char *key = call->replay ? call->replay->idempotency_key.p : call->exchange_id;
+    uint64_t bytes;
+    if (!target->idempotency || slot->start.role != TD_X_ROLE_CONTINUE)
+        return target->idempotency ? key : NULL;
+    memcpy(&bytes, slot->body_mac, sizeof bytes);
+    return td_arena_printf(&call->arena, "%s-%016" PRIx64, key, bytes).p;
+}
+
 static enum td_err launch(struct td_call *call, struct td_slot *slot, const struct td_target *target,
                           struct td_error *e) {
     struct td_attempt_spec spec = {
@@ -350,9 +362,7 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
         .body = td_buf_str(&slot->body),
         .grant = slot->grant,
         .exchange_id = call->exchange_id,
-        .idempotency_key = !target->idempotency ? NULL
-                           : call->replay       ? call->replay->idempotency_key.p
-                                                : call->exchange_id,
+        .idempotency_key = idempotency_key(call, slot, target),
         .deadline_ns = slot->start.deadline_ns,
         .connect_ms = slot->start.connect_ms,
         .want_tokens = slot->start.want_tokens || call->request.logprobs,

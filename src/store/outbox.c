@@ -80,16 +80,46 @@ static enum td_err no_memory(struct td_op *op, struct td_error *e) {
 
 // ---- adding ----
 
-static enum td_err check_room(struct td_store *store, struct td_db *db, uint64_t bytes, struct td_error *e) {
-    sqlite3_stmt *s = td_db_statement(db, "SELECT count(*),total(bytes) FROM outbox");
+struct room {
+    uint64_t entries, bytes;
+};
+
+static enum td_err measure(struct td_db *db, const char *sql, struct room *out, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, sql);
     if (!s || sqlite3_step(s) != SQLITE_ROW)
         return td_db_fail(db, "measuring the outbox", e);
-    uint64_t entries = (uint64_t)sqlite3_column_int64(s, 0), kept = (uint64_t)sqlite3_column_int64(s, 1);
+    *out = (struct room){(uint64_t)sqlite3_column_int64(s, 0), (uint64_t)sqlite3_column_int64(s, 1)};
     sqlite3_reset(s);
-    if (entries >= store->options.outbox_entries_max || kept + bytes > store->options.outbox_bytes_max)
-        return td_error_set(e, TD_ERR_OVERLOAD, "the outbox is full (%llu entries, %llu bytes)",
-                            (unsigned long long)entries, (unsigned long long)kept);
     return TD_OK;
+}
+
+static bool has_room(const struct td_store *store, const struct room *taken, const struct room *more) {
+    return taken->entries + more->entries <= store->options.outbox_entries_max &&
+           taken->bytes + more->bytes <= store->options.outbox_bytes_max;
+}
+
+// What is finished is kept to be looked at, but gives way, oldest first, to what is not.
+static enum td_err give_way(struct td_store *store, struct td_db *db, const struct room *more, struct td_error *e) {
+    struct room taken = {0};
+    enum td_err err = measure(db, "SELECT count(*),total(bytes) FROM outbox", &taken, e);
+    while (err == TD_OK && !has_room(store, &taken, more)) {
+        sqlite3_stmt *s = td_db_statement(db, "DELETE FROM outbox WHERE id=(SELECT id FROM outbox WHERE state>=4"
+                                              " ORDER BY changed_ms LIMIT 1)");
+        err = td_db_done(db, s, "making room in the outbox", e);
+        if (err != TD_OK || td_db_changes(db) == 0)
+            break;
+        err = measure(db, "SELECT count(*),total(bytes) FROM outbox", &taken, e);
+    }
+    return err;
+}
+
+static enum td_err make_room(struct td_store *store, struct td_db *db, uint64_t bytes, struct td_error *e) {
+    struct room waiting = {0}, more = {1, bytes};
+    enum td_err err = measure(db, "SELECT count(*),total(bytes) FROM outbox WHERE state<4", &waiting, e);
+    if (err == TD_OK && !has_room(store, &waiting, &more))
+        err = td_error_set(e, TD_ERR_OVERLOAD, "the outbox is full (%llu entries, %llu bytes)",
+                           (unsigned long long)waiting.entries, (unsigned long long)waiting.bytes);
+    return err ? err : give_way(store, db, &more, e);
 }
 
 static void bind_answer(sqlite3_stmt *s, int at, const struct td_outbox_answer *a) {
@@ -101,7 +131,7 @@ static void bind_answer(sqlite3_stmt *s, int at, const struct td_outbox_answer *
 
 static enum td_err run_add(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
     const struct td_outbox_entry *x = arg;
-    enum td_err err = check_room(store, db, x->bytes, e);
+    enum td_err err = make_room(store, db, x->bytes, e);
     if (err != TD_OK)
         return err;
     sqlite3_stmt *s = td_db_statement(
@@ -282,7 +312,6 @@ static bool comes_late(const struct found *f, const struct move *v) {
 static enum td_err run_move(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
     struct move *v = arg;
     struct found f;
-    (void)store;
     enum td_err err = find_entry(db, v->id, &f, e);
     if (err != TD_OK)
         return err;
@@ -294,6 +323,8 @@ static enum td_err run_move(struct td_store *store, struct td_db *db, void *arg,
             v->m.to = TD_OUTBOX_ANSWERED_LOCALLY; // waiting again, with the answer it has by now
         err = check_move(&f, v, e);
     }
+    if (err == TD_OK && v->bytes) // an answer is taken in any case
+        err = give_way(store, db, &(struct room){0, v->bytes}, e);
     if (err == TD_OK)
         err = put_state(db, v, e);
     if (err == TD_OK)
@@ -324,9 +355,8 @@ static bool copy_answer(struct td_store *store, struct td_op *op, const char *wh
 
 enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struct td_outbox_move *move,
                            const struct td_ack *ack, struct td_error *e) {
-    uint64_t n = (move->local ? move->local->body.n : 0) + (move->cloud ? move->cloud->body.n : 0) +
-                 (move->event ? move->event->data.n : 0);
-    if (n > TD_OUTBOX_ENTRY_BYTES_MAX)
+    uint64_t n = (move->local ? move->local->body.n : 0) + (move->cloud ? move->cloud->body.n : 0);
+    if (n > TD_OUTBOX_ENTRY_BYTES_MAX || (move->event && move->event->data.n > TD_OUTBOX_ENTRY_BYTES_MAX))
         return td_error_set(e, TD_ERR_LIMIT, "the answer is too large for the outbox");
     struct td_op *op = td_op_create(sizeof(struct move), OP_BYTES_MAX);
     if (!op)

@@ -74,7 +74,8 @@ struct td_outbox_entry {
 };
 
 // Puts an entry in, state QUEUED or ANSWERED_LOCALLY (with `local`). `id`, `tenant`, times and texts are taken from
-// *entry. TD_ERR_OVERLOAD: the outbox is full. TD_ERR_LIMIT: the entry is too large. TD_ERR_USAGE: the id is there.
+// *entry. TD_ERR_OVERLOAD: the outbox is full of entries that are not finished; finished ones give way, oldest first.
+// TD_ERR_LIMIT: the entry is too large. TD_ERR_USAGE: the id is there.
 enum td_err td_outbox_add(struct td_store *store, const struct td_outbox_entry *entry, const struct td_ack *ack,
                           struct td_error *e) TD_MUST_USE;
 
@@ -95,9 +96,10 @@ struct td_outbox_move {
     enum td_err error;
     const struct td_outbox_event *event;
 };
-// TD_ERR_NOT_FOUND; TD_ERR_USAGE: it is not in `from`, or there is no such arrow. Then nothing has changed. Two moves
-// give way to what happened meanwhile: back to QUEUED becomes ANSWERED_LOCALLY where there is a local answer, and from
-// QUEUED to ANSWERED_LOCALLY only adds the answer where replay has taken the entry already.
+// TD_ERR_NOT_FOUND; TD_ERR_USAGE: it is not in `from`, or there is no such arrow; TD_ERR_LIMIT: the answers together,
+// or the event, have more than TD_OUTBOX_ENTRY_BYTES_MAX. Then nothing has changed. Two moves give way to what happened
+// meanwhile: back to QUEUED becomes ANSWERED_LOCALLY where there is a local answer, and from QUEUED to ANSWERED_LOCALLY
+// only adds the answer where replay has taken the entry already.
 enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struct td_outbox_move *move,
                            const struct td_ack *ack, struct td_error *e) TD_MUST_USE;
 // A person's "try again now": EXPIRED, REJECTED back to waiting with a new expiry; waiting ones lose their delay.
@@ -122,7 +124,7 @@ enum td_err td_outbox_list(struct td_store *store, const struct td_outbox_filter
 enum td_err td_outbox_get(struct td_store *store, struct td_str tenant, struct td_str id, td_outbox_fn fn, void *user,
                           struct td_error *e) TD_MUST_USE;
 struct td_outbox_size {
-    uint64_t entries, bytes; // all that are not finished count against the caps, and so do finished ones still kept
+    uint64_t entries, bytes; // with the finished ones that are still kept; these give way where the caps are reached
     uint64_t by_state[TD_OUTBOX_STATE_COUNT];
 };
 enum td_err td_outbox_size(struct td_store *store, struct td_outbox_size *out, struct td_error *e) TD_MUST_USE;

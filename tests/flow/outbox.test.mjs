@@ -3,21 +3,22 @@
 // conversation goes on from, who is told, and what the forced states of the network do.
 import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { test } from "node:test";
-import { startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
+import { startTandem, startUpstream, stopLater, tandem, until, user } from "./lib.mjs";
 
 const deviceOf = (d, more = ", quality: 0.3") => `  - {name: device, tier: device, provider: openai, base_url: "${d.url}", model: small, terminal: true${more}}\n`;
 // Over a proxy it is a target beyond this machine, which the state of the network speaks of.
 const place = (c, away) => away ? `base_url: "http://cloud.example/v1", insecure: true, proxy: "http://127.0.0.1:${c.port}"` : `base_url: "${c.url}"`;
-const cloudOf = (c, away) => `  - {name: cloud, tier: cloud, provider: openai, ${place(c, away)}, model: big, region: us, clearance: internal, quality: 0.9, idempotency: true, price: {input: 2.5, output: 10}, timeouts: {connect_ms: 500, first_token_ms: 2000, idle_ms: 1000, total_ms: 5000}}\n`;
+const cloudOf = (c, away) => `  - {name: cloud, tier: cloud, provider: openai, ${place(c, away)}, model: big, region: us, clearance: internal, quality: 0.9, idempotency: true, continues: true, price: {input: 2.5, output: 10}, timeouts: {connect_ms: 500, first_token_ms: 2000, idle_ms: 1000, total_ms: 5000}}\n`;
 
 // A device of few words, a cloud of many (`same`: of as many).
-async function house({ reconcile = "take_better", same = false, away = false, device, more = "", outbox = "" } = {}) {
+async function house({ reconcile = "take_better", same = false, away = false, device, more = "", outbox = "", rate = 6000 } = {}) {
   const d = await startUpstream("--tokens", "5"), c = await startUpstream("--tokens", same ? "5" : "20");
-  const t = await startTandem(`targets:\n${deviceOf(d, device)}${cloudOf(c, away)}outbox: {replay_per_min: 6000, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
+  const t = await startTandem(`targets:\n${deviceOf(d, device)}${cloudOf(c, away)}outbox: {replay_per_min: ${rate}, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
   const self = { d, c, t };
-  self.ask = async (messages, wishes = {}, body = {}) => {
-    const r = await t.post({ model: "auto", messages, tandem: { queue: true, prefer: "quality", ...wishes }, ...body });
+  self.ask = async (messages, wishes = {}, body = {}, headers = {}) => {
+    const r = await t.post({ model: "auto", messages, tandem: { queue: true, prefer: "quality", ...wishes }, ...body }, "/v1/chat/completions", headers);
     const json = await r.json();
     assert.equal(r.status, 200, JSON.stringify(json));
     return { id: json.tandem.exchange, text: json.choices[0].message.content, tandem: json.tandem };
@@ -30,8 +31,8 @@ async function house({ reconcile = "take_better", same = false, away = false, de
     assert.equal(kept.tandem.queued, true);
     return kept;
   };
-  self.online = async () => { // from "connectivity: offline"
-    writeFileSync(t.file, readFileSync(t.file, "utf8").replace("connectivity: offline", "connectivity: auto"));
+  self.online = async (change = (yaml) => yaml) => { // from "connectivity: offline"
+    writeFileSync(t.file, change(readFileSync(t.file, "utf8")).replace("connectivity: offline", "connectivity: auto"));
     t.child.proc.kill("SIGHUP");
   };
   self.get = async (id) => (await fetch(`${t.url}/v1/tandem/exchanges/${id}`)).json();
@@ -184,6 +185,9 @@ test("drop and retry: what a person drops is not asked again; what was rejected 
   await h.online();
   const rejected = await h.settled(back.id, "rejected");
   assert.equal(rejected.error, "tandem.content_policy");
+  const told = await h.events(0);
+  assert.deepEqual((await told.wait(1)).map((e) => [e.type, e.exchange, e.data.error]), [["rejected", back.id, "tandem.content_policy"]]);
+  await told.close();
   await h.c.standing(null);
   assert.equal((await h.outbox("retry", back.id)).code, 0);
   const e = await h.settled(back.id);
@@ -209,9 +213,12 @@ test("events: ids rise, a listener that comes back gets what it missed, once, an
   assert.ok(all.every((e, i) => e.lineId === e.id && (i === 0 || e.id > all[i - 1].id)));
   const resumed = await h.events(all[0].id);
   assert.deepEqual((await resumed.wait(2)).map((e) => e.exchange), ids.slice(1));
+  const fresh = await h.events(); // says nothing of where it was: from now on
   const more = await h.keep("four");
   await h.c.down(false);
   assert.equal((await resumed.wait(3))[2].exchange, more.id);
+  assert.deepEqual((await fresh.wait(1)).map((e) => e.exchange), [more.id]);
+  await fresh.close();
   await resumed.close();
   const bad = await fetch(`${h.t.url}/v1/tandem/events`, { headers: { "last-event-id": "x" } });
   assert.equal(bad.status, 400);
@@ -235,6 +242,19 @@ test("a replay carries the exchange's idempotency key, the same on every try; a 
   const live = (await h.c.log()).requests.at(-1).headers["idempotency-key"];
   assert.ok(live && live !== keys[0]);
   assert.equal((await h.d.log()).requests[0].headers["idempotency-key"], undefined, "the device knows none");
+  await h.t.stop();
+});
+
+test("what goes on from a prefix is another request, and is not sent under the key of the first", async () => {
+  const h = await house();
+  await plainOf(h, user("the first"), "cloud");
+  await h.c.script({ cut_after_tokens: 5 });
+  const cut = await h.t.post({ model: "cloud", messages: user("cut and gone on with"), stream: true });
+  assert.ok((await cut.text()).includes("[DONE]"));
+  const pair = (await h.c.log()).requests.slice(-2);
+  assert.equal(JSON.parse(pair[1].body).messages.at(-1).role, "assistant");
+  assert.ok(pair[1].headers["idempotency-key"].startsWith(pair[0].headers["idempotency-key"]));
+  assert.notEqual(pair[1].headers["idempotency-key"], pair[0].headers["idempotency-key"]);
   await h.t.stop();
 });
 
@@ -277,6 +297,92 @@ test("a full outbox, and one that is switched off: the answer comes all the same
   const q = await off.ask(user("not kept"));
   assert.notEqual(q.tandem.queued, true);
   await off.t.stop();
+});
+
+test("what is finished makes room for what waits; a completion is kept like a chat", async () => {
+  const h = await house({ outbox: ", max_entries: 1" });
+  const first = await h.keep("first");
+  await h.c.down(false);
+  await h.settled(first.id);
+  await h.c.down(true);
+  await until(async () => { // its breaker may still be about to let one through
+    const r = await (await h.t.post({ model: "auto", prompt: "function add(", tandem: { queue: true, prefer: "quality" } }, "/v1/completions")).json();
+    return r.tandem.queued && (first.next = r);
+  }, "the completion to be kept");
+  assert.equal((await h.outbox("list")).json.entries.length, 1, "the finished one is gone");
+  await h.c.down(false);
+  const e = await h.settled(first.next.tandem.exchange);
+  assert.equal(e.local_text, first.next.choices[0].text);
+  assert.equal(e.accepted, "cloud");
+  assert.ok((await h.c.log()).requests.some((r) => r.path === "/v1/completions"));
+  await h.t.stop();
+});
+
+test("what policy refuses by now waits its turn without holding up the others", async () => {
+  const policy = (rules) => `policy: {content: {labels: {bird: {words: [bluebird]}}}, rules: [${rules}]}\n`;
+  const h = await house({ away: true, rate: 1, more: `connectivity: offline\n${policy("")}` });
+  for (let i = 0; i < 4; i++) await h.ask(user(`bluebird ${i}`)); // older than the one that may go
+  const free = await h.ask(user("free to go"));
+  await h.online((yaml) => yaml.replace("rules: []", "rules: [{name: stay, when: {labels: [bird]}, transform: local_only}]"));
+  assert.equal((await h.settled(free.id)).accepted, "cloud");
+  const rest = (await h.outbox("list")).json.entries.filter((e) => e.id !== free.id);
+  assert.ok(rest.every((e) => e.state === "answered_locally" && e.error === "tandem.policy.no_target"), JSON.stringify(rest));
+  assert.ok(!(await h.c.log()).requests.some((r) => r.body.includes("bluebird")));
+  await h.t.stop();
+});
+
+test("a replay is its tenant's and its key's: their limits bind it, and with the key revoked nobody asks for it", async () => {
+  const h = await house({ away: true, more: "connectivity: offline\ntenants: [{name: slow, rate: {requests_per_min: 2}}, {name: gone}]\n" });
+  const keys = {};
+  for (const tenant of ["slow", "gone"])
+    keys[tenant] = JSON.parse((await tandem(["keys", "create", "--tenant", tenant, "--json", "--config", h.t.file])).stdout);
+  const as = (tenant, q) => h.ask(user(q), {}, {}, { authorization: `Bearer ${keys[tenant].key}` });
+  const slow = [await as("slow", "one"), await as("slow", "two")], gone = await as("gone", "revoked");
+  assert.equal((await tandem(["keys", "revoke", keys.gone.id, "--config", h.t.file])).code, 0);
+  await h.online();
+  const seen = await until(async () => {
+    const all = Object.fromEntries((await h.outbox("list")).json.entries.map((e) => [e.id, e]));
+    return all[gone.id].state === "rejected" && slow.every(({ id }) => all[id].error === "tandem.rate.limited") && all;
+  }, "each to be refused");
+  assert.equal(seen[gone.id].error, "tandem.auth.key");
+  assert.equal((await h.c.log()).requests.length, 0);
+  await h.t.stop();
+});
+
+test("wishes that came as headers bind the replay too", async () => {
+  const h = await house({ away: true, more: "connectivity: offline\n" });
+  const kept = await h.ask(user("not for any price"), {}, {}, { "x-tandem-max-cost-usd": "0.05" });
+  assert.equal(kept.tandem.queued, true);
+  await h.online((yaml) => yaml.replace("price: {input: 2.5, output: 10}", "price: {input: 25000, output: 100000}"));
+  await until(async () => (await h.get(kept.id)).error, "it to be refused");
+  assert.equal((await h.get(kept.id)).state, "answered_locally");
+  assert.equal((await h.c.log()).requests.length, 0);
+  await h.t.stop();
+});
+
+test("a later answer too large to be kept ends its entry; the next is asked all the same", async () => {
+  const piece = JSON.stringify({ id: "a", object: "chat.completion.chunk", created: 1, model: "big", choices: [{ index: 0, delta: { content: "x".repeat(512 << 10) }, finish_reason: null }] });
+  const server = createServer((request, response) => {
+    let body = "";
+    request.on("data", (d) => (body += d));
+    request.on("end", async () => {
+      response.writeHead(200, { "content-type": "text/event-stream" });
+      for (let i = 0; i < (body.includes("endless") ? 81 : 1); i++)
+        await new Promise((resolve) => response.write(`data: ${piece}\n\n`, resolve));
+      response.end(`data: ${JSON.stringify({ id: "a", object: "chat.completion.chunk", created: 1, model: "big", choices: [{ index: 0, delta: {}, finish_reason: "stop" }] })}\n\ndata: [DONE]\n\n`);
+    });
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  stopLater(() => server.close());
+  const h = await house({ away: true, more: "connectivity: offline\n" });
+  const endless = await h.ask(user("endless")), next = await h.ask(user("the next"));
+  await h.online((yaml) => yaml.replace(/base_url: "http:..cloud.example.v1".*proxy: "[^"]*"/, `base_url: "http://127.0.0.1:${server.address().port}/v1"`).replaceAll(/(first_token|idle|total)_ms: \d+/g, "$1_ms: 60000"));
+  assert.equal((await h.settled(next.id)).cloud_text.length, 512 << 10);
+  const e = await h.get(endless.id);
+  assert.equal(e.state, "rejected");
+  assert.equal(e.error, "tandem.request.too_large");
+  assert.equal(e.local_text, endless.text);
+  await h.t.stop();
 });
 
 test("a conversation that has a name goes on from the answer that was accepted, also after a restart", async () => {

@@ -280,7 +280,17 @@ static void it_is_bounded_in_entries_and_bytes(void **state) {
     assert_int_equal(size.entries, 3);
     assert_int_equal(size.bytes, 3 * one);
     assert_int_equal(size.by_state[TD_OUTBOX_ANSWERED_LOCALLY], 3);
-    char *big = malloc(TD_OUTBOX_ENTRY_BYTES_MAX);
+    // What is finished gives way, oldest first, and only as much as is needed; what waits never does.
+    struct td_outbox_move drop = {.from = TD_OUTBOX_ANSWERED_LOCALLY, .to = TD_OUTBOX_DROPPED};
+    assert_ok(td_outbox_move(store, TD_STR("E2"), &drop, NULL, NULL));
+    assert_ok(td_outbox_add(store, &x, NULL, NULL));
+    assert_int_equal(td_outbox_get(store, x.tenant, TD_STR("E2"), on_entry, &(struct seen){0}, NULL), TD_ERR_NOT_FOUND);
+    assert_int_equal(look("E1").entry.state, TD_OUTBOX_ANSWERED_LOCALLY);
+    x.id = TD_STR("E5");
+    assert_int_equal(td_outbox_add(store, &x, NULL, NULL), TD_ERR_OVERLOAD);
+    assert_ok(td_outbox_size(store, &size, NULL));
+    assert_int_equal(size.bytes, 3 * one);
+    char *big = malloc(TD_OUTBOX_ENTRY_BYTES_MAX + 1);
     assert_non_null(big);
     memset(big, 'b', TD_OUTBOX_ENTRY_BYTES_MAX);
     open_store(NULL);
@@ -291,6 +301,20 @@ static void it_is_bounded_in_entries_and_bytes(void **state) {
     assert_int_equal(td_outbox_add(store, &x, NULL, NULL), TD_ERR_LIMIT);
     x.request.n--;
     assert_ok(td_outbox_add(store, &x, NULL, NULL));
+    // An answer and the event that tells of it are bounded each for itself.
+    struct td_outbox_answer answer = {.body = td_str_n(big, TD_OUTBOX_ENTRY_BYTES_MAX), .target = TD_STR("cloud")};
+    struct td_outbox_event event = {TD_STR("revision"), td_str_n(big, TD_OUTBOX_ENTRY_BYTES_MAX + 1)};
+    struct td_outbox_move sent = {.from = TD_OUTBOX_QUEUED, .to = TD_OUTBOX_INTENT_SENT};
+    struct td_outbox_move answered = {
+        .from = TD_OUTBOX_INTENT_SENT, .to = TD_OUTBOX_ANSWERED_BY_CLOUD, .cloud = &answer, .event = &event};
+    memset(big, 'b', TD_OUTBOX_ENTRY_BYTES_MAX + 1);
+    assert_ok(td_outbox_move(store, x.id, &sent, NULL, NULL));
+    assert_int_equal(td_outbox_move(store, x.id, &answered, NULL, NULL), TD_ERR_LIMIT);
+    event.data.n--;
+    answer.body.n++;
+    assert_int_equal(td_outbox_move(store, x.id, &answered, NULL, NULL), TD_ERR_LIMIT);
+    answer.body.n--;
+    assert_ok(td_outbox_move(store, x.id, &answered, NULL, NULL));
     free(big);
 }
 
