@@ -180,8 +180,8 @@ enum td_err host_tools_read(struct td_arena *a, struct td_str json, struct td_st
     return out->p ? TD_OK : TD_ERR_NOMEM;
 }
 
-// tool_choice {"type":"function","function":{"name":X}} leaves only that tool and requires it; "none" leaves none: a model
-// that is shown tools may call one all the same, and the call would stand in the text.
+// tool_choice {"type":"function","function":{"name":X}} leaves only that tool and requires it; "none" leaves none: a
+// model that is shown tools may call one all the same, and the call would stand in the text.
 static enum td_err read_tools(struct host_request *r, td_json *root, struct host_turn_in *in, struct td_error *e) {
     td_json *tools = td_json_get(root, "tools"), *choice = td_json_get(root, "tool_choice");
     if (!tools || (yyjson_is_arr(tools) && yyjson_arr_size(tools) == 0))
@@ -213,7 +213,8 @@ static enum td_err read_tools(struct host_request *r, td_json *root, struct host
 // of the schema's own kind is written: the whole gets a name beside its own members. `text` has no white space between
 // values, and inside a string the quotes would be escaped.
 static struct td_str name_root(struct td_arena *a, struct td_str text) {
-    static const char whole[] = "\"$ref\":\"#\"", named[] = "\"$ref\":\"#/tandem-root\"", before[] = "{\"tandem-root\":";
+    static const char whole[] = "\"$ref\":\"#\"", named[] = "\"$ref\":\"#/tandem-root\"",
+                      before[] = "{\"tandem-root\":";
     size_t found = 0;
     for (const char *at = text.p; (at = memmem(at, (size_t)(text.p + text.n - at), whole, sizeof whole - 1));
          at += sizeof whole - 1)

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { readStream, ROOT, startTandem, tandem, user } from "./lib.mjs";
 
 const t = await startTandem(
-  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n    class: command\n`);
+  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n    class: command\n    capabilities: [default, embedding]\n`);
 const catalogue = JSON.parse(readFileSync(join(ROOT, "models/starter/catalogue.json"), "utf8"));
 const DECLINED = "Not for me.";
 
@@ -137,6 +137,17 @@ test("a schema that means nothing is refused as the schema it is", async () => {
 test("tools that must not be called leave no call in the text either", async () => {
   const { text } = await ask("set a timer for 10 minutes", catalogue, { tool_choice: "none" });
   assert.ok(text && !/timer|tool_call/.test(text), text);
+});
+
+test("embeddings, whole and alike however they travel; how many dimensions is told", async () => {
+  const client = await t.client();
+  const [a, b] = (await client.embeddings.create({ model: "auto", input: ["set a timer", "play music"] })).data;
+  assert.deepEqual([a.index, b.index, a.embedding.length, b.embedding.length], [0, 1, 256, 256]);
+  assert.notDeepEqual(a.embedding, b.embedding);
+  const plain = await client.embeddings.create({ model: "auto", input: "set a timer", encoding_format: "float" });
+  assert.ok(plain.data[0].embedding.every((x, i) => Math.abs(x - a.embedding[i]) < 1e-6));
+  assert.ok(plain.usage.prompt_tokens > 0);
+  await assert.rejects(client.embeddings.create({ model: "auto", input: "x", dimensions: 8 }), (e) => e.status === 400 && /256/.test(e.message));
 });
 
 test("a call streams with its name first and whole arguments", async () => {
