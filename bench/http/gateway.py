@@ -3,21 +3,24 @@
 """Measures the whole daemon as a gateway, with nginx, HAProxy and the floor (Tandem's listener and libcurl alone) beside
 it, all in front of the same instant upstream.
 
-usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--only latency|cpu|durability|lag|sse] [NAME...]
-       NAME: direct floor tandem nginx haproxy; all by default ("direct" is the upstream without a gateway)
+usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--streams N,N,…] [--only latency|cpu|durability|lag|sse] [NAME...]
+       NAME: direct relay floor tandem nginx haproxy; all by default ("direct" is the upstream without a gateway,
+       "relay" moves bytes and does nothing else: what is the kernel's own; both only where they make sense)
 
 The gateway runs on core 0 alone; upstream and load share core 1. Rounds are interleaved, medians are printed.
   latency  one connection, 2 KB request, 1 KB answer: p50 and p99, and what the gateway adds to "direct"
   cpu      64 connections: processor time of the gateway per request (its threads and children), requests/s
   durability  1 and 16 connections through Tandem, for each of the ledger's modes: p50, p99, requests/s
   lag      64 streams at 20 ms per token: from the upstream's send to the client's read, and how often nginx's that is
-  sse      1,000 streams at 20 ms per token: lost events, gaps, lag, memory per stream, processor time per event
+  sse      streams at 20 ms per token, 1,000 or what --streams says: gaps at the client, what the gateway added to them, lag,
+           lost events, memory per stream, processor time per event (bench/sse.c: both ends in one thread)
 """
 import argparse, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TICK = os.sysconf("SC_CLK_TCK")
-STREAMS, TOKENS, TOKEN_MS = 1000, 200, 20
+TOKENS, TOKEN_MS = 200, 20
+SOURCE_PORT = 18610 # of bench/sse.c
 LAG_STREAMS = 64
 PATH = "/v1/chat/completions"
 
@@ -87,6 +90,7 @@ http { access_log off; keepalive_requests 100000000; client_body_buffer_size 64k
  maxconn 4096
 defaults
  mode http
+ option http-no-delay
  http-reuse always
  timeout client 60s
  timeout http-request 10s
@@ -118,6 +122,7 @@ targets:
 def gateways(build, tmp, up):
     return {
         "direct": (None, up),
+        "relay": ([build + "/bench/relay", "18605", str(up)], 18605),
         "floor": ([build + "/bench/floor", "18601", str(up)], 18601),
         "tandem": ([build + "/src/cli/tandem", "serve", "--config", tmp + "/tandem.yaml", "--workers", "1"], 18602),
         "nginx": (["nginx", "-c", tmp + "/nginx.conf", "-p", tmp], 18603),
@@ -189,9 +194,9 @@ def measure_durability(build, tmp, rounds, seconds):
     table, rows = {}, {(m, c): [] for m in modes for c in (1, 16)}
     for i, mode in enumerate(modes):
         file = "%s/%s.yaml" % (tmp, mode)
-        open(file, "w").write(base.replace("18602", str(18610 + i)).replace("/data\n", "/data-%s\n" % mode) +
+        open(file, "w").write(base.replace("18602", str(18620 + i)).replace("/data\n", "/data-%s\n" % mode) +
                               "ledger: {durability: %s}\n" % mode)
-        table[mode] = ([build + "/src/cli/tandem", "serve", "--config", file, "--workers", "1"], 18610 + i)
+        table[mode] = ([build + "/src/cli/tandem", "serve", "--config", file, "--workers", "1"], 18620 + i)
     running = {m: start(*table[m]) for m in modes}
     for m in modes:
         wrk(table[m][1], 16, 1)
@@ -210,52 +215,84 @@ def measure_durability(build, tmp, rounds, seconds):
         stop(p)
 
 
-def measure_sse(build, names, table):
-    body = '{"model":"auto","stream":true,"messages":[{"role":"user","content":"Count."}]}'
-    for n in names:
-        p = start(*table[n])
-        wrk(table[n][1], 8, 1)
-        idle, before = (rss_kb(p.pid), cpu_s(p.pid)) if p else (0, 0)
-        load = on_core(1, [build + "/bench/sse-load", "127.0.0.1", str(table[n][1]), PATH, str(STREAMS), body, "-e",
-                           str(TOKEN_MS)], stdout=subprocess.PIPE, text=True)
-        time.sleep(TOKENS * TOKEN_MS / 2000 + 0.5)
-        during = rss_kb(p.pid) if p else 0
-        out = load.communicate()[0].strip()
-        events = int(re.search(r"events=(\d+)", out)[1])
-        print("sse      %-8s %s" % (n, out.replace("\n", "\n                  ")))
-        if p:
-            print("                  %.1f KiB/stream  %.1f us processor/event" % (
-                (during - idle) / STREAMS, (cpu_s(p.pid) - before) * 1e6 / max(events, 1)), flush=True)
-        stop(p)
+def cpu_ns(pid):
+    """Processor time to the nanosecond, and how long it waited for the processor; what ended meanwhile is not in it."""
+    used = waited = 0
+    for p in children(pid):
+        for task in os.listdir("/proc/%d/task" % p):
+            a, b, _ = open("/proc/%d/task/%s/schedstat" % (p, task)).read().split()
+            used, waited = used + int(a), waited + int(b)
+    return used, waited
 
 
-def measure_lag(build, names, table, rounds):
-    body = '{"model":"auto","stream":true,"messages":[{"role":"user","content":"Count."}]}'
-    rows = {n: [] for n in names}
-    running = {n: start(*table[n]) for n in names}
-    for round in range(rounds + 1): # the first warms up
+def stream(build, name, table, streams, tokens):
+    """One run of sse-bench through a gateway of its own. The gateway's processor time and memory are looked at where
+    all streams run ("steady" to "over"); what it printed when it was ended is in "said". Both ends go before what else
+    runs on the machine, where that is allowed."""
+    argv, port = table[name]
+    p = on_core(0, ["nice", "-n", "-15", *argv], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) if argv else None
+    if p:
+        wait_for(port, p)
+    bench = on_core(1, [build + "/bench/sse-bench", str(SOURCE_PORT), str(port), str(streams), str(TOKEN_MS), str(tokens), PATH],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    r, marks = {"name": name, "streams": streams}, {}
+    for line in bench.stdout:
+        word = line.split()[0]
+        if word in ("warm", "steady", "over"):
+            marks[word] = (time.monotonic(), *(cpu_ns(p.pid) if p else (0, 0)), rss_kb(p.pid) if p else 0,
+                           int(re.search(r"events=(\d+)", line)[1]))
+        if word == "warm":
+            bench.stdin.write("go\n")
+            bench.stdin.flush()
+        prefix = word + "_" if word.endswith("_us") else ""
+        r.update({prefix + k: float(v) for k, v in re.findall(r"(\w+)=([\d.]+)", line)})
+    if bench.wait() and "complete" not in r:
+        sys.exit("%s: the streams did not come through" % name)
+    if p:
+        (at, cpu, wait, rss, events), (at2, cpu2, wait2, _, events2) = marks["steady"], marks["over"]
+        r.update(us_event=(cpu2 - cpu) / 1e3 / max(events2 - events, 1), core=(cpu2 - cpu) / 1e9 / (at2 - at),
+                 wait=(wait2 - wait) / 1e9 / (at2 - at), kib=(rss - marks["warm"][3]) / streams,
+                 us_whole=(cpu_ns(p.pid)[0] - marks["warm"][1]) / 1e3 / max(r["events"], 1))
+        p.terminate()
+        r["said"] = p.communicate()[0].strip()
+    return r
+
+
+def measure_sse(build, names, table, counts, tokens):
+    """What stays up with 50,000 events a second, and how evenly; at fewer streams too, because where a core is full the
+    order in which it falls behind is all that is measured."""
+    print("sse      %-8s %7s  %22s  %23s  %22s  %9s" % ("", "streams", "gap p50/p99/p999 ms", "added p50/p99/p999 ms",
+                                                     "lag p50/p99/p999 ms", "first p99"))
+    for count in counts:
         for n in names:
-            before = cpu_s(running[n].pid) if running[n] else 0
-            out = subprocess.run(["taskset", "-c", "1", build + "/bench/sse-load", "127.0.0.1", str(table[n][1]), PATH,
-                                  str(LAG_STREAMS), body, "-e", str(TOKEN_MS)], stdout=subprocess.PIPE, text=True).stdout
-            r = {k: float(v) for k, v in re.findall(r"(p\d+)=(\d+)", re.search(r"lag_us .*", out)[0])}
-            r["complete"] = int(re.search(r"complete=(\d+)", out)[1])
-            events = int(re.search(r"events=(\d+)", out)[1])
-            r["cpu"] = (cpu_s(running[n].pid) - before) * 1e6 / events if running[n] else 0
-            if round:
-                rows[n].append(r)
+            r = stream(build, n, table, count, tokens)
+            three = lambda what: "%.2f/%.2f/%.2f" % tuple(r.get("%s_us_%s" % (what, q), 0) / 1000 for q in ("p50", "p99", "p999"))
+            line = "sse      %-8s %7d  %22s  %23s  %22s  %6.1f ms" % (n, count, three("gap"), three("added"), three("lag"),
+                                                                 r["first_us_p99"] / 1000)
+            if "core" in r:
+                line += "  %5.1f us/event (%.1f with start and end)  core %3.0f %% (others took %.0f)  %5.1f KiB/stream" % (
+                    r["us_event"], r["us_whole"], r["core"] * 100, r["wait"] * 100, r["kib"])
+            line += "  source late p99 %.2f ms" % (r["late_us_p99"] / 1000)
+            if n == "relay":
+                line += "  (%s)" % r["said"]
+            bad = count - r["complete"] + r["lost"] + r["cut"]
+            print(line + ("  LOST: %d events, %d streams not complete" % (r["lost"], count - r["complete"]) if bad else ""), flush=True)
+
+
+def measure_lag(build, names, table, rounds, tokens):
+    rows = {n: [] for n in names}
+    for _ in range(rounds):
+        for n in names:
+            rows[n].append(stream(build, n, table, LAG_STREAMS, tokens))
     for n in names:
-        line = "lag      %-8s p50 %5.0f us  p90 %5.0f us  p99 %6.0f us" % (n, middle(rows[n], "p50"), middle(rows[n], "p90"),
-                                                                       middle(rows[n], "p99"))
-        if "nginx" in rows and n != "nginx":
-            line += "  %.2f and %.2f x nginx's p50 and p99" % tuple(middle(rows[n], k) / middle(rows["nginx"], k)
-                                                                    for k in ("p50", "p99"))
-        if running[n]:
-            line += "  %.1f us processor/event" % middle(rows[n], "cpu")
-        lost = sum(LAG_STREAMS - r["complete"] for r in rows[n])
-        print(line + ("  STREAMS CUT: %d" % lost if lost else ""), flush=True)
-    for p in running.values():
-        stop(p)
+        line = "lag      %-8s p50 %5.0f us  p90 %5.0f us  p99 %6.0f us" % (n, *(middle(rows[n], "lag_us_" + q) for q in ("p50", "p90", "p99")))
+        if "nginx" in rows and n not in ("nginx", "direct"):
+            line += "  %.2f and %.2f x nginx's p50 and p99" % tuple(
+                middle(rows[n], "lag_us_" + q) / middle(rows["nginx"], "lag_us_" + q) for q in ("p50", "p99"))
+        if table[n][0]:
+            line += "  %.1f us processor/event" % middle(rows[n], "us_event")
+        bad = sum(LAG_STREAMS - r["complete"] + r["lost"] for r in rows[n])
+        print(line + ("  LOST: %d" % bad if bad else ""), flush=True)
 
 
 def main():
@@ -264,6 +301,7 @@ def main():
     a.add_argument("names", nargs="*")
     a.add_argument("--rounds", type=int, default=5)
     a.add_argument("--seconds", type=int, default=3)
+    a.add_argument("--streams", default="1000")
     a.add_argument("--only", choices=["latency", "cpu", "durability", "lag", "sse"])
     a = a.parse_intermixed_args()
     build = os.path.abspath(a.build)
@@ -271,31 +309,28 @@ def main():
     print("machine: %s, %d processors, Linux %s, load %.1f" % (
         re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())[1], os.cpu_count(), os.uname().release,
         os.getloadavg()[0]))
-    up = stamping = streaming = None
+    up = None
     try:
-        up, port = upstream(build)
-        write_configs(tmp, port)
-        table = gateways(build, tmp, port)
+        if a.only not in ("lag", "sse"):
+            up, port = upstream(build)
+            write_configs(tmp, port)
+            table = gateways(build, tmp, port)
+            names = [n for n in a.names or table if n != "relay"]
+            for what in ("latency", "cpu"):
+                if a.only in (None, what):
+                    measure_requests(what, names, table, a.rounds, a.seconds)
+            if a.only in (None, "durability"):
+                measure_durability(build, tmp, a.rounds, a.seconds)
+            stop(up)
+        write_configs(tmp, SOURCE_PORT)
+        table = gateways(build, tmp, SOURCE_PORT)
         names = a.names or list(table)
-        for what in ("latency", "cpu"):
-            if a.only in (None, what):
-                measure_requests(what, names, table, a.rounds, a.seconds)
-        if a.only in (None, "durability"):
-            measure_durability(build, tmp, a.rounds, a.seconds)
-        stop(up)
         if a.only in (None, "lag"):
-            stamping, port = upstream(build, "--stamp", "--tokens", str(a.seconds * 1000 // TOKEN_MS), "--token-ms", str(TOKEN_MS))
-            write_configs(tmp, port)
-            measure_lag(build, names, gateways(build, tmp, port), a.rounds)
-            stop(stamping)
+            measure_lag(build, names, table, a.rounds, a.seconds * 1000 // TOKEN_MS)
         if a.only in (None, "sse"):
-            streaming, port = upstream(build, "--tokens", str(TOKENS), "--token-ms", str(TOKEN_MS))
-            write_configs(tmp, port)
-            measure_sse(build, names, gateways(build, tmp, port))
+            measure_sse(build, names, table, [int(n) for n in a.streams.split(",")], TOKENS)
     finally:
         stop(up)
-        stop(stamping)
-        stop(streaming)
         shutil.rmtree(tmp, ignore_errors=True)
 
 
