@@ -308,14 +308,28 @@ static bool ensure_reader(struct td_attempt *a) {
     return td_openai_reader_create(&spec, &a->reader) == TD_OK;
 }
 
-// Line by line, so that a pause takes effect between two events; *taken says how far it came. False: the attempt was
-// destroyed meanwhile.
+// Where the first event ends, its empty line included; n where it does not end here.
+static size_t event_end(const char *p, size_t n) {
+    for (size_t at = 0; at < n; at++) {
+        if (at + 1 < n && p[at] == '\r' && p[at + 1] == '\n')
+            return at + 2;
+        if (p[at] == '\n')
+            return at + 1;
+        const char *line = memchr(p + at, '\n', n - at);
+        if (!line)
+            break;
+        at = (size_t)(line - p);
+    }
+    return n;
+}
+
+// Event by event, so that a pause takes effect between two of them, and one that lies whole in what came is read from
+// there; *taken says how far it came. False: the attempt was destroyed meanwhile.
 static bool feed(struct td_attempt *a, const char *p, size_t n, size_t *taken) {
     *taken = 0;
     a->busy++;
     while (n && !a->over && !a->doomed && !a->paused) {
-        const char *end = a->spec.stream ? memchr(p, '\n', n) : NULL;
-        size_t piece = end ? (size_t)(end - p) + 1 : n;
+        size_t piece = a->spec.stream ? event_end(p, n) : n;
         if (!td_openai_reader_feed(a->reader, td_str_n(p, piece)))
             break;
         p += piece;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "base/limits.h"
+#include "wire/alike.h"
 #include "wire/openai_keys.h"
 #include "wire/sse.h"
 
@@ -41,6 +42,7 @@ struct td_reader {
     struct td_usage usage;
     bool has_usage;
     td_json *raw; // the chunk being read, where events shall carry it
+    struct td_alike alike;
 };
 
 // --- handing up ---
@@ -608,6 +610,13 @@ static void take_root(struct td_reader *r, td_json *root, bool whole) {
     r->raw = NULL;
 }
 
+// With fields of its provider's own that shall be handed along, each chunk is looked at.
+static void take_chunk(struct td_reader *r, td_json *root, struct td_str data) {
+    take_root(r, root, false);
+    if (!r->ended && r->any_good && !(r->spec.raw && tells_more(root)))
+        td_alike_learn(&r->alike, data, root);
+}
+
 static uint32_t finished_count(const struct td_reader *r, bool *open) {
     uint32_t n = 0;
     *open = false;
@@ -635,6 +644,16 @@ static void finish_stream(struct td_reader *r, bool clean) {
         fail(r, TD_ERR_UPSTREAM_GARBAGE, td_err_text(TD_ERR_UPSTREAM_GARBAGE));
 }
 
+// A chunk that has only another text than one before, which was read and was sound.
+static bool take_alike(struct td_reader *r, const struct td_sse_event *ev, struct td_str data) {
+    struct td_str text;
+    if (ev->name.n || !td_alike_text(&r->alike, data, &text))
+        return false;
+    if (text.n && !r->choices[r->alike.choice].finished)
+        hand_up_text(r, TD_EV_DELTA, r->alike.choice, text, NULL, 0);
+    return true;
+}
+
 static bool on_sse(void *user, const struct td_sse_event *ev) {
     struct td_reader *r = user;
     struct td_str data = td_str_trim(ev->data);
@@ -648,8 +667,10 @@ static bool on_sse(void *user, const struct td_sse_event *ev) {
         finish_stream(r, true);
         return false;
     }
-    struct td_json_pool pool = {
-        0}; // nothing of an event is needed after it: between two of them a stream holds no tree
+    if (take_alike(r, ev, data))
+        return !r->ended;
+    // Nothing of an event's tree is needed after it: between two of them a stream holds none.
+    struct td_json_pool pool = {0};
     enum td_err err = td_json_parse_pooled(&pool, data, TD_JSON_DEPTH_MAX, &root, NULL);
     if (err == TD_ERR_NOMEM)
         no_memory(r);
@@ -658,7 +679,7 @@ static bool on_sse(void *user, const struct td_sse_event *ev) {
     else if (is_error(root, ev->name))
         fail_as(r, 0, data);
     else
-        take_root(r, root, false);
+        take_chunk(r, root, data);
     td_json_pool_finish(&pool);
     return !r->ended;
 }
@@ -710,6 +731,7 @@ enum td_err td_openai_reader_create(const struct td_reader_spec *spec, struct td
         memcpy(r->id, spec->id.p, r->spec.id.n);
     td_sse_init(&r->sse, r->spec.line_bytes_max, on_sse, r);
     td_buf_init(&r->body, r->spec.reply_bytes_max);
+    td_alike_init(&r->alike);
     *out = r;
     return TD_OK;
 }
@@ -726,6 +748,7 @@ void td_openai_reader_destroy(struct td_reader *r) {
     }
     td_sse_finish(&r->sse);
     td_buf_finish(&r->body);
+    td_alike_finish(&r->alike);
     td_free(r);
 }
 

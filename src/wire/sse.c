@@ -18,21 +18,19 @@ void td_sse_finish(struct td_sse *s) {
     td_buf_finish(&s->id);
 }
 
+#define LOOK_BYTES                                                                                                     \
+    256u // ahead at once: an event in the usual case, and lines that end with CR do not cost their square
+
 // First LF or CR, or n.
 static size_t line_length(const char *p, size_t n) {
-    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
-    size_t i = 0;
-    for (; i + 8 <= n; i += 8) {
-        uint64_t w, lf, cr;
-        memcpy(&w, p + i, 8);
-        lf = w ^ (ones * '\n');
-        cr = w ^ (ones * '\r');
-        if ((((lf - ones) & ~lf) | ((cr - ones) & ~cr)) & high)
-            break;
+    for (size_t at = 0; at < n; at += LOOK_BYTES) {
+        size_t look = n - at < LOOK_BYTES ? n - at : LOOK_BYTES;
+        const char *lf = memchr(p + at, '\n', look);
+        const char *cr = memchr(p + at, '\r', lf ? (size_t)(lf - p) - at : look);
+        if (cr || lf)
+            return (size_t)((cr ? cr : lf) - p);
     }
-    while (i < n && p[i] != '\n' && p[i] != '\r')
-        i++;
-    return i;
+    return n;
 }
 
 static void forget_event(struct td_sse *s) {

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include "wire/alike.h"
 #include "wire/openai_provider.h"
 
 // Events as lines of text, so that two runs can be compared.
@@ -403,6 +404,131 @@ static void replies_have_ceilings(void **state) {
     td_buf_finish(&log.text);
 }
 
+// One stream, its events as they are and with a name, which keeps the reader from taking any for its like.
+static void expect_same_with_a_name(struct how how, const char *const *chunks, size_t count) {
+    struct td_buf plain, named;
+    struct log read, reference;
+    td_buf_init(&plain, 1 << 20);
+    td_buf_init(&named, 1 << 20);
+    for (size_t i = 0; i < count; i++) {
+        assert_ok(td_buf_printf(&plain, "data: %s\n\n", chunks[i]));
+        assert_ok(td_buf_printf(&named, "event: chunk\ndata: %s\n\n", chunks[i]));
+    }
+    run(how, td_buf_str(&named), 0, false, &reference);
+    for (size_t a = 0; a <= plain.n + 1; a++) {
+        run(how, td_buf_str(&plain), a <= plain.n ? a : 0, a > plain.n, &read);
+        if (!td_str_eq(td_buf_str(&read.text), td_buf_str(&reference.text)))
+            fail_msg("cut at %zu\n--- got\n%.*s--- expected\n%.*s", a, TD_STR_ARG(td_buf_str(&read.text)),
+                     TD_STR_ARG(td_buf_str(&reference.text)));
+        td_buf_finish(&read.text);
+    }
+    td_buf_finish(&reference.text);
+    td_buf_finish(&plain);
+    td_buf_finish(&named);
+}
+
+#define LIKE(index, text, more)                                                                                        \
+    "{\"id\":\"c1\",\"model\":\"m\",\"choices\":[{\"index\":" #index ",\"delta\":{\"content\":\"" text                 \
+    "\"},\"finish_reason\":null" more "}]}"
+#define OLD_LIKE(text)                                                                                                 \
+    "{\"choices\": [{\"text\": \"" text "\", \"index\": 0, \"logprobs\": null, \"finish_reason\": null}]}"
+
+static void chunks_alike_are_read_like_any_other(void **state) {
+    (void)state;
+    static const char *const chat[] = {
+        LIKE(0, "one", ""),
+        LIKE(0, " two", ""),
+        LIKE(0, "", ""),
+        LIKE(0, "a \\\"quote\\\" and \\n", ""),
+        LIKE(0, "Straße 日本 🌊", ""),
+        LIKE(0, "\xff\xc3", ""),             // no UTF-8
+        LIKE(0, "\xed\xa0\x80", ""),         // half of a surrogate pair
+        LIKE(0, "a\x01z", ""),               // a control character as it is
+        LIKE(0, "eight byt\x1f", ""),        // at every place of a word
+        LIKE(0, "ends in \\", ""),           // the quote behind it is its own
+        LIKE(0, "a\",\"refusal\":\"no", ""), // another member, no text
+        LIKE(0, "a\"}},{\"index\":1,\"delta\":{\"content\":\"b", ""),
+        LIKE(1, "another choice", ""),
+        LIKE(1, "again", ""),
+        LIKE(0, "\\u0041", ""),
+        LIKE(0, "three", ",\"logprobs\":{\"content\":[{\"token\":\"three\",\"logprob\":-0.5}]}"),
+        LIKE(0, "four", ",\"logprobs\":{\"content\":[{\"token\":\"four\",\"logprob\":-0.5}]}"),
+        LIKE(0, "five", ",\"own\":{\"content\":\"five\"}"),
+        LIKE(0, "six", ",\"own\":{\"content\":\"five\"}"),
+        "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"thinks\",\"reasoning\":\"thinks\"}}]}",
+        "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"aloud\",\"reasoning\":\"thinks\"}}]}",
+        "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"x\"}}],\"usage\":{\"prompt_tokens\":1,\"completion_"
+        "tokens\":2}}",
+        "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"y\"}}],\"usage\":{\"prompt_tokens\":1,\"completion_"
+        "tokens\":2}}",
+        "{\"choices\":[{\"index\":16,\"delta\":{\"content\":\"x\"}}]}",
+        "{\"choices\":[{\"index\":16,\"delta\":{\"content\":\"y\"}}]}",
+        LIKE(0, "seven", ""),
+        LIKE(0, "eight", ""),
+        "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"last\"},\"finish_reason\":\"stop\"}]}",
+        LIKE(0, "too late", ""),
+        "{\"choices\":[{\"index\":1,\"delta\":{},\"finish_reason\":\"stop\"}]}",
+        "[DONE]",
+    };
+    static const char *const completion[] = {
+        OLD_LIKE("one"),
+        OLD_LIKE(" two"),
+        OLD_LIKE("th\\tree"),
+        OLD_LIKE("\x7f"),
+        "{\"choices\": [{\"text\": \"\", \"index\": 0, \"finish_reason\": \"length\"}]}",
+        "[DONE]",
+    };
+    static const char *const fails[] = {LIKE(0, "one", ""), LIKE(0, "two", ",\"x\":{\"error\":1}"),
+                                        "{\"error\":{\"message\":\"x\"},\"choices\":[]}"};
+    for (int raw = 0; raw < 2; raw++) {
+        struct how how = {.choices = 2, .raw = raw};
+        expect_same_with_a_name(how, chat, sizeof chat / sizeof *chat);
+        expect_same_with_a_name(how, fails, sizeof fails / sizeof *fails);
+        how = (struct how){.kind = TD_KIND_COMPLETION, .raw = raw};
+        expect_same_with_a_name(how, completion, sizeof completion / sizeof *completion);
+    }
+}
+
+static void chunks_alike_take_no_memory(void **state) {
+    (void)state;
+    struct log log = {0};
+    struct td_reader_spec spec = {.stream = true, .on_event = on_event, .user = &log};
+    td_buf_init(&log.text, 1 << 20);
+    assert_non_null(td_buf_reserve(&log.text, 1 << 16));
+    assert_ok(td_openai_reader_create(&spec, &log.reader));
+    assert_true(td_openai_reader_feed(log.reader, TD_STR("data: " LIKE(0, "one", "") "\n\n")));
+    uint64_t before = td_alloc_count();
+    for (int i = 0; i < 100; i++)
+        assert_true(td_openai_reader_feed(log.reader, TD_STR("data: " LIKE(0, "a word more", "") "\n\n")));
+    assert_int_equal(td_alloc_count(), before);
+    assert_non_null(strstr(td_buf_z(&log.text), "delta 0 text=\"one\"\ndelta 0 text=\"a word more\"\n"));
+    td_openai_reader_destroy(log.reader);
+    td_buf_finish(&log.text);
+}
+
+static void what_is_never_alike_is_not_learned_for_ever(void **state) {
+    (void)state;
+    struct td_alike a;
+    struct td_arena arena;
+    struct td_str text;
+    td_alike_init(&a);
+    td_arena_init(&arena, 1 << 20);
+    int learned = 0;
+    for (int i = 0; i < 20; i++) {
+        char chunk[200];
+        td_json *root;
+        snprintf(chunk, sizeof chunk, "{\"n\":%d,\"choices\":[{\"delta\":{\"content\":\"x\"}}]}", i);
+        assert_false(td_alike_text(&a, td_str_of(chunk), &text)); // another number
+        assert_ok(td_json_parse(&arena, td_str_of(chunk), 16, &root, NULL));
+        size_t before = a.learned_in_vain;
+        td_alike_learn(&a, td_str_of(chunk), root);
+        learned += a.learned_in_vain > before;
+    }
+    assert_in_range(learned, 2, 8);
+    td_arena_finish(&arena);
+    td_alike_finish(&a);
+}
+
 static void a_listener_may_stop(void **state) {
     (void)state;
     expect_how((struct how){.stop_after = 2}, DELTA("\"content\":\"a\"") DELTA("\"content\":\"b\"") FINISH("stop") DONE,
@@ -572,6 +698,9 @@ int main(void) {
         cmocka_unit_test(embeddings_come_as_numbers_or_base64),
         cmocka_unit_test(raw_chunks_come_once_per_choice),
         cmocka_unit_test(replies_have_ceilings),
+        cmocka_unit_test(chunks_alike_are_read_like_any_other),
+        cmocka_unit_test(chunks_alike_take_no_memory),
+        cmocka_unit_test(what_is_never_alike_is_not_learned_for_ever),
         cmocka_unit_test(a_listener_may_stop),
         cmocka_unit_test(each_allocation_may_fail),
         cmocka_unit_test(errors_are_understood_in_many_wordings),
