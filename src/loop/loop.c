@@ -10,11 +10,18 @@
 #include "base/mem.h"
 #include "base/time.h"
 
+// As many pieces of work are done one after the other as share their code in the processor's caches; more would only
+// keep the first one's answer back.
+enum { CALLS_PER_BREATH = 8 };
+
 struct td_loop {
     struct event_base *base;
     struct event *wake, *soon;
     int wake_fd;
     struct td_post *later, **later_last;
+    void (*on_breath)(void *arg);
+    void *breath_arg;
+    unsigned calls;       // since the last breath
     pthread_mutex_t lock; // guards the queue
     struct td_post *first, **last;
     atomic_bool stopping;
@@ -68,6 +75,19 @@ void td_loop_later(struct td_loop *loop, struct td_post *own, void (*fn)(void *a
         event_active(loop->soon, 0, 0);
     *loop->later_last = own;
     loop->later_last = &own->next;
+}
+
+void td_loop_on_breath(struct td_loop *loop, void (*fn)(void *arg), void *arg) {
+    loop->on_breath = fn;
+    loop->breath_arg = arg;
+}
+
+void td_loop_breathe(struct td_loop *loop) {
+    if (++loop->calls < CALLS_PER_BREATH)
+        return;
+    loop->calls = 0;
+    if (loop->on_breath)
+        loop->on_breath(loop->breath_arg);
 }
 
 static void on_wake(evutil_socket_t fd, short what, void *arg) {

@@ -46,6 +46,12 @@ void td_loop_post_own(struct td_loop *loop, struct td_post *own, void (*fn)(void
 // processor's cache, which is a good part of what a small request costs.
 void td_loop_later(struct td_loop *loop, struct td_post *own, void (*fn)(void *arg), void *arg);
 
+// For who reads what many others wait for, at the end of a callback with nobody's code on the stack but the loop's:
+// after every few such calls in a turn, fn(arg) is run, so that what is ready to leave need not wait for the end of a
+// long turn. One fn a loop; NULL none.
+void td_loop_on_breath(struct td_loop *loop, void (*fn)(void *arg), void *arg);
+void td_loop_breathe(struct td_loop *loop);
+
 // Watches a descriptor (level-triggered) until changed or destroyed. `events` 0 pauses it.
 struct td_watch *td_watch_create(struct td_loop *loop, int fd, void (*fn)(void *arg, int events), void *arg);
 enum td_err td_watch_set(struct td_watch *w, int events) TD_MUST_USE;

@@ -549,8 +549,10 @@ static void on_ready(evutil_socket_t fd, short what, void *arg) {
     if ((what & EV_READ) && c->user && !c->user->a.paused)
         read_some(c);
     c->busy = false;
+    struct td_loop *loop = c->plain->loop;
     if (c->dead)
         conn_free(c);
+    td_loop_breathe(loop);
 }
 
 // ---- as a carrier

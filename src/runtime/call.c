@@ -538,7 +538,8 @@ void td_call_feed(struct td_call *call, const struct td_x_input *in) {
         now.retry_budget = true; // taken from the shared budgets when it comes to it (start.c)
         now.hedge_budget = call->plan->mode == TD_MODE_HEDGE &&
                            td_health_may_hedge(call->worker->runtime->health, call->config->policy.hedge_ppm_max);
-        td_exchange_step(call->x, &now, td_now_ns(), &effects);
+        call->fed_ns = td_now_ns();
+        td_exchange_step(call->x, &now, call->fed_ns, &effects);
         for (uint32_t i = 0; i < effects.count && !over; i++)
             over = carry_out(call, &effects.list[i]);
         if (next == call->queue_n)

@@ -86,9 +86,9 @@ struct td_call {
     struct td_answer_writer *writer;
     struct td_buf out;
     bool head_sent, sink_done, stream;
-    atomic_bool client_stopped; // it reads too slowly; the event stream's thread looks, too
-    struct td_timer *alive;     // keep-alives of a stream that has begun
-    uint64_t last_data_ns;
+    atomic_bool client_stopped;    // it reads too slowly; the event stream's thread looks, too
+    struct td_timer *alive;        // keep-alives of a stream that has begun
+    uint64_t last_data_ns, fed_ns; // fed_ns: when the exchange was last fed
     uint32_t first_attempt, last_origin;
     // public.c
     td_answer_fn on_answer;

@@ -156,9 +156,14 @@ static void on_head(void *user, int status, const struct td_http_header *headers
 }
 
 static void put_chunk(struct td_conn *c, const char *data, size_t length) {
-    char size[20];
-    int n = snprintf(size, sizeof size, "%zx\r\n", length);
-    put(c, size, (size_t)n);
+    char size[18]; // sixteen digits and the line's end
+    size_t at = sizeof size, rest = length;
+    size[--at] = '\n';
+    size[--at] = '\r';
+    do
+        size[--at] = "0123456789abcdef"[rest & 15];
+    while (rest >>= 4);
+    put(c, size + at, sizeof size - at);
     put(c, data, length);
     put(c, "\r\n", 2);
 }
@@ -524,6 +529,29 @@ void td_conn_settle_dirty(struct td_listen_worker *worker) {
     while (worker->dirty) {
         struct td_conn *c = worker->dirty;
         worker->dirty = c->next_dirty;
+        c->is_dirty = false;
+        td_conn_settle(c);
+    }
+}
+
+// An answer that has ended waits for its row; what else happened to a connection, for the others.
+static bool may_leave(const struct td_conn *c) {
+    return c->state == TD_CONN_RUNNING && c->streaming && !c->ended && !c->broken && !c->input_ended;
+}
+
+void td_conn_settle_streams(struct td_listen_worker *worker) {
+    struct td_conn *c = worker->dirty, *leaving = NULL, **leaving_last = &leaving;
+    worker->dirty = NULL;
+    worker->dirty_last = &worker->dirty;
+    for (struct td_conn *next; c; c = next) {
+        next = c->next_dirty;
+        c->next_dirty = NULL;
+        struct td_conn ***last = may_leave(c) ? &leaving_last : &worker->dirty_last;
+        **last = c;
+        *last = &c->next_dirty;
+    }
+    while ((c = leaving) != NULL) {
+        leaving = c->next_dirty;
         c->is_dirty = false;
         td_conn_settle(c);
     }

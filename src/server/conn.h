@@ -115,6 +115,8 @@ void td_conn_drain(struct td_conn *c);
 void td_conn_tick(struct td_listen_worker *worker, uint64_t now_ns);
 // Settles what the core's callbacks touched in this turn.
 void td_conn_settle_dirty(struct td_listen_worker *worker);
+// Of these, those whose streams go on: where one turn brings pieces of many, the first does not wait for the last.
+void td_conn_settle_streams(struct td_listen_worker *worker);
 
 // For route.c: begins, fills and ends an answer of the listener's own. `allow` is the Allow field's value or NULL.
 void td_conn_answer(struct td_conn *c, int status, const char *content_type, struct td_str body, const char *allow);

@@ -87,6 +87,10 @@ static void on_settle(evutil_socket_t fd, short what, void *arg) {
     }
 }
 
+static void on_breath(void *arg) {
+    td_conn_settle_streams(arg);
+}
+
 static void on_worker_tick(void *arg) {
     struct td_listen_worker *w = arg;
     td_conn_tick(w, td_now_ns());
@@ -99,6 +103,7 @@ static enum td_err open_worker(struct td_server *s, struct td_listen_worker *w) 
     (void)s;
     w->settle = event_new(td_loop_base(w->loop), -1, 0, on_settle, w);
     w->tick = td_timer_create(w->loop, on_worker_tick, w);
+    td_loop_on_breath(w->loop, on_breath, w);
     return w->settle && w->tick ? TD_OK : TD_ERR_NOMEM;
 }
 
@@ -106,6 +111,7 @@ static enum td_err close_worker(struct td_server *s, struct td_listen_worker *w)
     (void)s;
     while (w->conns)
         td_conn_destroy(w->conns);
+    td_loop_on_breath(w->loop, NULL, NULL);
     if (w->settle)
         event_free(w->settle);
     td_timer_destroy(w->tick);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "base/time.h"
@@ -23,6 +24,7 @@ struct td_call {
     struct td_runtime *runtime;
     const struct td_http_sink *sink;
     void *user;
+    struct td_loop *loop;
     struct td_timer *timer;
     char *body;
     size_t body_length;
@@ -138,6 +140,22 @@ static void on_flood(void *arg) {
         td_timer_arm(call->timer, 0);
 }
 
+static void breathe_until(struct td_call *call, int part) {
+    uint64_t give_up = td_now_ns() + 5 * TD_S_NS;
+    for (int i = 0; i < 64; i++)
+        td_loop_breathe(call->loop);
+    while (atomic_load(&call->runtime->counts.long_turn) < part && td_now_ns() < give_up)
+        usleep(1000);
+}
+
+static void on_long_turn(void *arg) {
+    struct td_call *call = arg;
+    call->sink->on_data(call->user, "first", 5);
+    breathe_until(call, 1);
+    end(call, true);
+    breathe_until(call, 2);
+}
+
 static unsigned long query_number(const char *query, const char *key, unsigned long otherwise) {
     const char *at = strstr(query, key);
     return at ? strtoul(at + strlen(key), NULL, 10) : otherwise;
@@ -156,7 +174,8 @@ static void about(struct td_call *call, const struct td_http_request *q) {
 }
 
 static void start_timed(struct td_call *call, unsigned worker, void (*fn)(void *), unsigned long after_ms) {
-    call->timer = td_timer_create(call->runtime->loops[worker], fn, call);
+    call->loop = call->runtime->loops[worker];
+    call->timer = td_timer_create(call->loop, fn, call);
     if (!call->timer) { // a torture run took the memory
         end(call, false);
         return;
@@ -226,6 +245,9 @@ void td_http_call(struct td_runtime *r, unsigned worker, const struct td_http_re
         call->left = query_number(q->query, "n=", 1ul << 40);
         head(call, 200, "application/octet-stream", true, SIZE_MAX);
         start_timed(call, worker, on_flood, 0);
+    } else if (!strcmp(q->path, "/v1/long")) {
+        head(call, 200, "text/event-stream", true, SIZE_MAX);
+        start_timed(call, worker, on_long_turn, 1);
     } else if (strcmp(q->path, "/v1/hold") != 0) {
         broken_answers(call, q->path);
     }

@@ -88,6 +88,28 @@ static void later_is_in_order_and_after_what_is_ready(void **state) {
     td_loop_destroy(o.loop);
 }
 
+static void on_breath(void *arg) {
+    ++*(int *)arg;
+}
+
+static void a_breath_comes_every_few_calls(void **state) {
+    (void)state;
+    struct td_loop *loop = td_loop_create();
+    int breaths = 0, calls = 0;
+    assert_non_null(loop);
+    td_loop_breathe(loop); // nobody wants to know
+    td_loop_on_breath(loop, on_breath, &breaths);
+    while (breaths < 3 && calls < 1000)
+        td_loop_breathe(loop), calls++;
+    assert_int_equal(breaths, 3);
+    assert_in_range(calls, 3, 3 * 64);
+    td_loop_on_breath(loop, NULL, NULL);
+    for (int i = 0; i < 100; i++)
+        td_loop_breathe(loop);
+    assert_int_equal(breaths, 3);
+    td_loop_destroy(loop);
+}
+
 static void count_run(void *arg) {
     (*(int *)arg)++;
 }
@@ -105,7 +127,8 @@ static void later_runs_also_when_the_loop_ends(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(posts_of_another_thread_all_run),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_breath_comes_every_few_calls),
+                                       cmocka_unit_test(posts_of_another_thread_all_run),
                                        cmocka_unit_test(later_is_in_order_and_after_what_is_ready),
                                        cmocka_unit_test(later_runs_also_when_the_loop_ends)};
     return cmocka_run_group_tests(tests, NULL, NULL);
