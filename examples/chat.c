@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// The library in fifty lines: open a runtime, ask one question, print the answer as it comes, and say where it came
-// from.
+// The library in some fifty lines: open a runtime, ask one question, print the answer as it comes, and say where it
+// came from.
 //   cc chat.c $(pkg-config --cflags --libs tandem) -o chat && ./chat "set a timer for 10 minutes"
 #include <pthread.h>
 #include <stdio.h>
 #include <tandem/tandem.h>
+
+// What the model may do: one tool of the assistant catalogue, as OpenAI requests have it.
+static const char tools[] =
+    "[{\"type\":\"function\",\"function\":{\"name\":\"timer\",\"description\":\"Set, check or cancel a timer.\","
+    "\"parameters\":{\"type\":\"object\",\"properties\":{\"action\":{\"type\":\"string\",\"enum\":[\"set\",\"check\","
+    "\"cancel\"]},\"duration\":{\"type\":\"string\",\"description\":\"Length as said, e.g. 10 minutes\"},\"label\":{"
+    "\"type\":\"string\",\"description\":\"What it is for\"}},\"required\":[\"action\"]}}}]";
 
 struct wait {
     pthread_mutex_t lock;
@@ -37,8 +44,9 @@ int main(int argc, char **argv) {
     struct td_runtime *runtime;
     struct td_call *call;
     char body[4096];
-    int n = snprintf(body, sizeof body, "{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}",
-                     argc > 1 ? argv[1] : "Hello"); // a real program escapes the text
+    int n = snprintf(body, sizeof body,
+                     "{\"model\":\"auto\",\"tools\":%s,\"messages\":[{\"role\":\"user\",\"content\":\"%s\"}]}", tools,
+                     argc > 1 ? argv[1] : "set a timer for 10 minutes"); // a real program escapes the text
     if (n < 0 || (size_t)n >= sizeof body)
         return 2;
     if (td_runtime_open(&options, &runtime, &failure) != 0) {

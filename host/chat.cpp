@@ -362,7 +362,12 @@ td_err host_turn_create(const host_templates *t, const host_turn_in *in, host_tu
     } catch (const too_slow &) {
         return td_error_set(e, TD_ERR_LIMIT, "the model's chat template took longer than %u ms", TD_TEMPLATE_MS_MAX);
     } catch (const std::exception &x) {
-        return refuse(e, "the model's chat template refuses these messages", x);
+        std::string text = x.what();
+        bool schema = text.find("JSON schema error") != text.npos || text.find("JSON schema conversion") != text.npos;
+        return refuse(e,
+                      schema ? "no grammar can be made of the JSON schema (of response_format or a tool)"
+                             : "the model's chat template refuses these messages",
+                      x);
     }
 }
 

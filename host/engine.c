@@ -522,7 +522,8 @@ static bool admit(struct engine *e, struct host_request *r) {
     take_prefix(e, s, r, shared);
     j->read = s->cache_count;
     j->max = r->max_tokens ? r->max_tokens : UINT32_MAX;
-    j->own_max = r->turn && e->g->beyond_prompt ? (uint32_t)r->prompt_count + e->g->beyond_prompt : UINT32_MAX;
+    bool limited = r->turn && e->g->beyond_prompt && !r->formed;
+    j->own_max = limited ? (uint32_t)r->prompt_count + e->g->beyond_prompt : UINT32_MAX;
     if (j->choice == 0)
         r->cached_tokens = (uint32_t)s->cache_count;
     return true;

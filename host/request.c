@@ -180,10 +180,13 @@ enum td_err host_tools_read(struct td_arena *a, struct td_str json, struct td_st
     return out->p ? TD_OK : TD_ERR_NOMEM;
 }
 
-// tool_choice {"type":"function","function":{"name":X}} leaves only that tool and requires it.
+// tool_choice {"type":"function","function":{"name":X}} leaves only that tool and requires it; "none" leaves none: a
+// model that is shown tools may call one all the same, and the call would stand in the text.
 static enum td_err read_tools(struct host_request *r, td_json *root, struct host_turn_in *in, struct td_error *e) {
     td_json *tools = td_json_get(root, "tools"), *choice = td_json_get(root, "tool_choice");
     if (!tools || (yyjson_is_arr(tools) && yyjson_arr_size(tools) == 0))
+        return TD_OK;
+    if (yyjson_is_str(choice) && td_str_is(td_json_str(choice), "none"))
         return TD_OK;
     if (!yyjson_is_arr(tools) || yyjson_arr_size(tools) > TD_TOOLS_MAX)
         return td_error_set(e, TD_ERR_BAD_REQUEST, "'tools' must be a list of at most %u tools", TD_TOOLS_MAX);
@@ -206,6 +209,35 @@ static enum td_err read_tools(struct host_request *r, td_json *root, struct host
     return td_error_set(e, TD_ERR_BAD_REQUEST, "'tool_choice' names a tool that is not in 'tools'");
 }
 
+// The library resolves references to parts of the schema ("#/…"), not to the whole ("#"), which is how a list or a tree
+// of the schema's own kind is written: the whole gets a name beside its own members. `text` has no white space between
+// values, and inside a string the quotes would be escaped.
+static struct td_str name_root(struct td_arena *a, struct td_str text) {
+    static const char whole[] = "\"$ref\":\"#\"", named[] = "\"$ref\":\"#/tandem-root\"",
+                      before[] = "{\"tandem-root\":";
+    size_t found = 0;
+    for (const char *at = text.p; (at = memmem(at, (size_t)(text.p + text.n - at), whole, sizeof whole - 1));
+         at += sizeof whole - 1)
+        found++;
+    if (!found)
+        return text;
+    size_t inner = text.n + found * (sizeof named - sizeof whole);
+    char *out = td_arena_alloc(a, sizeof before + 2 * inner), *end = out;
+    if (!out)
+        return TD_STR_NONE;
+    end = mempcpy(end, before, sizeof before - 1);
+    const char *schema = end, *from = text.p;
+    for (const char *at; (at = memmem(from, (size_t)(text.p + text.n - from), whole, sizeof whole - 1));
+         from = at + sizeof whole - 1) {
+        end = mempcpy(end, from, (size_t)(at - from));
+        end = mempcpy(end, named, sizeof named - 1);
+    }
+    end = mempcpy(end, from, (size_t)(text.p + text.n - from));
+    *end++ = ',';
+    end = mempcpy(end, schema + 1, inner - 1);
+    return td_str_n(out, (size_t)(end - out));
+}
+
 static enum td_err read_format(struct host_request *r, td_json *root, struct host_turn_in *in, struct td_error *e) {
     td_json *format = td_json_get(root, "response_format");
     struct td_str type = td_json_get_str(format, "type");
@@ -217,6 +249,9 @@ static enum td_err read_format(struct host_request *r, td_json *root, struct hos
     else if (!td_str_is(type, "json_object"))
         return td_error_set(e, TD_ERR_BAD_REQUEST, "'response_format' must be text, json_object or json_schema");
     in->schema = yyjson_obj_size(schema) ? json_text(&r->arena, schema) : TD_STR("{\"type\":\"object\"}");
+    if (in->schema.p)
+        in->schema = name_root(&r->arena, in->schema);
+    r->formed = true;
     return in->schema.p ? TD_OK : TD_ERR_NOMEM;
 }
 

@@ -31,6 +31,9 @@ struct td_failure {
     char message[240];
 };
 
+// What goes to standard error; QUIET: warnings and errors.
+enum td_log_wish { TD_LOG_AS_CONFIGURED, TD_LOG_QUIET, TD_LOG_VERBOSE };
+
 // Zero-initialise; zero means the default.
 struct td_options {
     const char *config_path; // YAML file; NULL: the embedded defaults
@@ -38,7 +41,7 @@ struct td_options {
     const char *data_dir;    // overrides the configuration
     unsigned workers;        // threads; 0: the number of processors, at most 16
     const char *host_path;   // tandem-host; NULL: beside the running program, then the installed one
-    enum { TD_LOG_AS_CONFIGURED, TD_LOG_QUIET, TD_LOG_VERBOSE } log; // on standard error; QUIET: warnings and errors
+    enum td_log_wish log;
     bool operator_only; // no workers and no models: for td_admin_call alone
 };
 

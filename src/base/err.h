@@ -59,7 +59,8 @@
     X(LISTEN, "tandem.listen.failed", "could not listen")                                                              \
     X(LOCKED, "tandem.store.locked", "another process holds the data directory")                                       \
     X(CANCELLED, "tandem.cancelled", "cancelled")                                                                      \
-    X(CHAIN, "tandem.chain.too_long", "the request has passed through too many Tandems")
+    X(CHAIN, "tandem.chain.too_long", "the request has passed through too many Tandems")                               \
+    X(METHOD, "tandem.request.method", "this path takes another method")
 
 enum td_err {
     TD_OK = 0,

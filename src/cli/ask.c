@@ -122,36 +122,6 @@ static void on_answer(void *user, const struct td_answer *a) {
     }
 }
 
-static enum td_err add_tools(struct td_buf *b) {
-    char *found = tools_file ? NULL : td_resource_path("catalogue.json");
-    const char *path = tools_file ? tools_file : found;
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    enum td_err err = f ? TD_OK : tools_file ? TD_ERR_IO : TD_OK;
-    struct td_buf text;
-    struct td_arena arena;
-    td_json *root;
-    char part[4096];
-    size_t n;
-    td_buf_init(&text, 4 << 20);
-    td_arena_init(&arena, 32 << 20);
-    while (f && err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
-        err = td_buf_add(&text, part, n);
-    if (f && err == TD_OK)
-        err = td_json_parse(&arena, td_buf_str(&text), 32, &root, NULL);
-    if (f && err == TD_OK) {
-        td_json *tools = yyjson_is_obj(root) ? td_json_get(root, "tools") : root;
-        err = yyjson_is_arr(tools) ? td_buf_addz(b, ",\"tools\":") : TD_ERR_BAD_JSON;
-        if (err == TD_OK)
-            err = td_json_write(tools, b);
-    }
-    if (f)
-        fclose(f);
-    td_arena_finish(&arena);
-    td_buf_finish(&text);
-    td_string_free(found);
-    return err;
-}
-
 static enum td_err add_message(struct td_buf *b, const char *role, struct td_str text) {
     enum td_err err = td_buf_printf(b, "{\"role\":\"%s\",\"content\":", role);
     if (err == TD_OK)
@@ -177,7 +147,7 @@ static enum td_err make_body(struct td_buf *b, struct td_str text) {
     if (err == TD_OK && max_tokens)
         err = td_buf_printf(b, ",\"max_tokens\":%ld", max_tokens);
     if (err == TD_OK && !no_tools)
-        err = add_tools(b);
+        err = td_chat_add_tools(b, tools_file);
     if (err == TD_OK)
         err = td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s%s", fresh ? "true" : "false",
                             progressive ? ",\"mode\":\"progressive\"" : "", queue ? ",\"queue\":true" : "");
@@ -200,9 +170,10 @@ static void print_origin(const struct view *v, uint64_t end_ns) {
     if (v->text.n && v->text.p[v->text.n - 1] != '\n')
         printf("\n");
     fflush(stdout);
-    fprintf(stderr, "%s%s · %s%s%s · %s · first %.0f ms, all %.0f ms%s%s%s\n", td_cli_dim(), v->target, v->tier,
-            v->reason[0] ? " · " : "", v->reason, td_cli_money(v->end.cost_nusd), first, ms,
-            v->end.degraded ? " · degraded" : "", v->end.queued ? " · queued" : "", td_cli_reset());
+    bool plain = !td_cli_stderr_is_terminal();
+    fprintf(stderr, "%s%s · %s%s%s · %s · first %.0f ms, all %.0f ms%s%s%s\n", plain ? "" : td_cli_dim(), v->target,
+            v->tier, v->reason[0] ? " · " : "", v->reason, td_cli_money(v->end.cost_nusd), first, ms,
+            v->end.degraded ? " · degraded" : "", v->end.queued ? " · queued" : "", plain ? "" : td_cli_reset());
 }
 
 static enum td_err print_json(struct view *v, uint64_t end_ns) {

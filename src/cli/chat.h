@@ -17,4 +17,8 @@ void td_chat_session_close(struct td_chat_session *s);
 // false when the answer failed. SIGINT during the call cancels it.
 bool td_chat_session_ask(struct td_chat_session *s, struct td_str body, td_answer_fn on_answer, void *user);
 
+// Appends ",\"tools\":[…]" to a body: out of `path` (a list, or an object with the list as `tools`), NULL the assistant
+// catalogue where it is installed, else nothing. TD_ERR_IO, TD_ERR_BAD_JSON, TD_ERR_NOMEM.
+enum td_err td_chat_add_tools(struct td_buf *body, const char *path) TD_MUST_USE;
+
 #endif

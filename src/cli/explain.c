@@ -3,7 +3,10 @@
 
 #include <string.h>
 
-static const char *model, *data_class, *label, *residency, *prefer, *body_file;
+#include "cli/chat.h"
+
+static const char *model, *data_class, *label, *residency, *prefer, *tools_file, *body_file;
+static bool no_tools;
 
 static enum td_err add_wish(struct td_buf *b, const char *key, const char *value, bool *first) {
     if (!value)
@@ -23,7 +26,11 @@ static enum td_err make_body(struct td_buf *b, const char *text) {
     if (err == TD_OK)
         err = td_buf_add_json(b, td_str_of(text));
     if (err == TD_OK)
-        err = td_buf_addz(b, "}],\"tandem\":{");
+        err = td_buf_addz(b, "}]");
+    if (err == TD_OK && !no_tools)
+        err = td_chat_add_tools(b, tools_file);
+    if (err == TD_OK)
+        err = td_buf_addz(b, ",\"tandem\":{");
     if (err == TD_OK)
         err = add_wish(b, "data_class", data_class, &first);
     if (err == TD_OK)
@@ -92,6 +99,9 @@ static const struct td_opt options[] = {
     {"label", 0, TD_OPT_STRING, "LABEL", "a label, such as phi or pii", .string = &label},
     {"residency", 0, TD_OPT_STRING, "REGION", "where the data may be processed, such as eu", .string = &residency},
     {"prefer", 'p', TD_OPT_STRING, "WHAT", "fast, cheap, quality, private or balanced", .string = &prefer},
+    {"tools", 0, TD_OPT_STRING, "FILE", "with these tools (JSON) instead of the assistant catalogue",
+     .string = &tools_file},
+    {"no-tools", 0, TD_OPT_FLAG, NULL, "without tools", .flag = &no_tools},
     {"body", 'b', TD_OPT_STRING, "FILE", "a whole request body (JSON; - for standard input)", .string = &body_file},
     {0},
 };
@@ -100,7 +110,7 @@ const struct td_command td_command_explain = {
     .name = "explain",
     .arguments = "TEXT",
     .help = "the plan for a request, without running it",
-    .details = "Shows every target, taken or refused, and why.",
+    .details = "What `ask` would do with the same options: every target, taken or refused, and why.",
     .options = options,
     .run = run,
 };

@@ -21,10 +21,10 @@ static void print_list(td_json *root) {
     td_json *key;
     size_t i, n;
     td_json *keys = td_json_get(root, "keys");
-    printf("%s%-18s%-16s%-16s%-12s%-12s%s%s\n", td_cli_bold(), "ID", "TENANT", "NAME", "CREATED", "EXPIRES", "STATE",
+    printf("%s%-22s%-16s%-16s%-12s%-12s%s%s\n", td_cli_bold(), "ID", "TENANT", "NAME", "CREATED", "EXPIRES", "STATE",
            td_cli_reset());
     yyjson_arr_foreach(keys, i, n, key) {
-        printf("%-18.*s%-16.*s%-16.*s", TD_STR_ARG(td_json_get_str(key, "id")),
+        printf("%-22.*s%-16.*s%-16.*s", TD_STR_ARG(td_json_get_str(key, "id")),
                TD_STR_ARG(td_json_get_str(key, "tenant")), TD_STR_ARG(td_json_get_str(key, "name")));
         print_day(td_json_get_int(key, "created_ms", 0));
         print_day(td_json_get_int(key, "expires_ms", 0));
@@ -101,7 +101,9 @@ const struct td_command td_command_keys = {
     .name = "keys",
     .arguments = "create|list|revoke [ID]",
     .help = "create, list and revoke API keys",
-    .details = "A key is shown once, at its creation; the store keeps a keyed hash.",
+    .details =
+        "A key is shown once, at its creation; the store keeps a keyed hash. While one is active every request needs "
+        "one, also from this machine; the owner's own commands do not.",
     .options = options,
     .verbs = verbs,
     .run = run,

@@ -134,7 +134,7 @@ static int run(int argc, char **argv) {
         bool whole = td_json_get_bool(root, "valid", false);
         printf("%s: %" PRId64 " rows, %" PRId64 " receipts%s\n", whole ? "the chain is whole" : "THE CHAIN IS BROKEN",
                td_json_get_int(root, "rows", 0), td_json_get_int(root, "receipts", 0),
-               td_json_get_int(root, "pruned_row", 0) ? " (older ones are no longer kept)" : "");
+               td_json_get_int(root, "pruned", 0) ? " (older ones are no longer kept)" : "");
         code = whole ? TD_EXIT_OK : TD_EXIT_FAILED;
     }
     uint64_t last = follow && code == TD_EXIT_OK ? last_number(root) : 0;

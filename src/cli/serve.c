@@ -41,14 +41,19 @@ static bool same(const struct file_mark *a, const struct file_mark *b) {
            a->inode == b->inode;
 }
 
-static void greet(const struct td_server *server) {
+// What can be typed as it stands: with the key where one is asked for, and for the daemon that was started.
+static void greet(const struct td_server *server, const struct td_listen_settings *settings) {
     const char *url = td_server_url(server);
     printf("%sTandem %s%s listens on %s\n", td_cli_bold(), td_version(), td_cli_reset(), url);
     if (strncmp(url, "unix:", 5) != 0)
-        printf("Try it:\n  curl %s/v1/chat/completions -H 'Content-Type: application/json' -d "
-               "'{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n"
-               "  %s ask \"set a timer for 10 minutes\"\n",
-               url, program_invocation_name);
+        printf("Try it:\n  curl %s/v1/chat/completions -H 'Content-Type: application/json'%s -d "
+               "'{\"model\":\"auto\",\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}'\n",
+               url, settings->has_keys ? " -H 'Authorization: Bearer KEY'" : "");
+    else
+        printf("Try it:\n");
+    printf("  %s ask%s%s%s%s \"set a timer for 10 minutes\"\n", program_invocation_name,
+           td_cli.config ? " --config " : "", td_cli.config ? td_cli.config : "", td_cli.data_dir ? " --data-dir " : "",
+           td_cli.data_dir ? td_cli.data_dir : "");
     fflush(stdout);
 }
 
@@ -188,7 +193,7 @@ static int run(int argc, char **argv) {
                                                                  : td_cli_failure(&failure);
         goto out;
     }
-    greet(server);
+    greet(server, &settings);
     watch(runtime, server, options.config_path, &signals);
     unsigned wait_ms = drain_s >= 0 ? (unsigned)drain_s * 1000 : settings.drain_ms;
     td_log(TD_LOG_INFO, "serve", NULL, "msg=\"finishing what runs\" wait_ms=%u", wait_ms);

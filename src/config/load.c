@@ -439,6 +439,7 @@ struct td_str td_config_default_text(void) {
                   "    provider: llama\n"
                   "    model: models/starter.gguf\n"
                   "    class: command\n"
+                  "    capabilities: [default, embedding]\n"
                   "    quality: 0.35\n"
                   "    cascade_threshold: 0.75\n" // keeps 97 % of its right calls (models/starter/README.md)
                   "    parallel: 4\n");

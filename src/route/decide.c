@@ -169,6 +169,10 @@ static bool too_long(const struct decision *d, const struct td_target *t, const 
            over_context(text, s->context);
 }
 
+static uint32_t lacking(const struct decision *d, const struct td_target *t) {
+    return d->f->capabilities & ~(t->capabilities & ~d->w->targets[t->index].capabilities_absent);
+}
+
 static enum td_reason refuse(const struct decision *d, const struct td_target *t, const struct td_verdict *v,
                              const struct td_rule **rule) {
     const struct td_target_state *s = &d->w->targets[t->index];
@@ -177,7 +181,7 @@ static enum td_reason refuse(const struct decision *d, const struct td_target *t
     enum td_reason reason = td_policy_admits(d->p, &d->r, d->f, t, rule);
     if (reason != TD_REASON_CHOSEN)
         return reason;
-    if (d->f->capabilities & ~(t->capabilities & ~s->capabilities_absent))
+    if (lacking(d, t))
         return TD_REASON_CAPABILITY;
     if (too_long(d, t, s))
         return TD_REASON_CONTEXT;
@@ -215,6 +219,7 @@ static void judge_all(struct decision *d) {
         v->score = __builtin_nan("");
         v->reason = refuse(d, t, v, &rule);
         v->rule = rule ? rule->name : TD_STR_NONE;
+        v->lacks = v->reason == TD_REASON_CAPABILITY ? lacking(d, t) : 0;
         if (v->reason == TD_REASON_CHOSEN)
             d->allowed |= 1ull << i;
     }

@@ -40,7 +40,8 @@ enum td_err td_plan_error(const struct td_plan *plan) {
             return try_err_;                                                                                           \
     } while (0)
 
-// What the reason's own text does not tell: the classes, the rule, and how an unstated region or clearance came in.
+// What the reason's own text does not tell: the classes, the rule, what it cannot do, and how an unstated region or
+// clearance came in.
 static enum td_err add_detail(const struct td_verdict *v, const struct td_target *t, const struct td_plan *plan,
                               struct td_buf *out) {
     if (v->rule.n)
@@ -52,6 +53,11 @@ static enum td_err add_detail(const struct td_verdict *v, const struct td_target
                                                                                        : "";
         TRY(td_buf_printf(out, " (%s > %s%s)", td_class_word(plan->data_class), td_class_word(t->clearance), hint));
     }
+    const char *separator = " (";
+    for (uint32_t lacks = v->lacks; lacks; lacks &= lacks - 1, separator = ", ")
+        TRY(td_buf_printf(out, "%s%s", separator, td_capability_word((unsigned)__builtin_ctz(lacks))));
+    if (v->lacks)
+        TRY(td_buf_addc(out, ')'));
     if (v->reason == TD_REASON_RESIDENCY && !v->rule.n)
         TRY(td_buf_printf(out, " (%s%.*s, wanted %.*s)", t->region.n ? "" : "none stated", TD_STR_ARG(t->region),
                           TD_STR_ARG(plan->residency)));

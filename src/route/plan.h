@@ -15,6 +15,7 @@ struct td_verdict {
     double score;        // utility, NaN where refused
     int64_t cost_nusd;   // expected, with the prices of the configuration
     uint32_t latency_ms; // expected time to first token
+    uint32_t lacks;      // refused for capability: the enum td_capability bits it does not have
     double quality;      // expected
 };
 

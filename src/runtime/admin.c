@@ -243,10 +243,9 @@ static enum td_err ledger_verify(struct admin *a, struct td_error *e) {
     (void)!td_store_flush(a->rt->store, 1000);
     TRY(td_ledger_verify(a->rt->store, &p, e));
     return td_buf_printf(&a->out,
-                         "{\"valid\":%s,\"rows\":%" PRIu64 ",\"receipts\":%" PRIu64 ",\"bad_row\":%" PRIu64
-                         ",\"bad_receipt\":%" PRIu64 ",\"pruned_row\":%" PRIu64 ",\"pruned_receipt\":%" PRIu64 "}",
-                         p.bad_row || p.bad_receipt ? "false" : "true", p.rows, p.receipts, p.bad_row, p.bad_receipt,
-                         p.pruned_row, p.pruned_receipt);
+                         "{\"valid\":%s,\"rows\":%" PRIu64 ",\"receipts\":%" PRIu64 ",\"bad\":%" PRIu64
+                         ",\"pruned\":%" PRIu64 "}",
+                         p.bad ? "false" : "true", p.rows, p.receipts, p.bad, p.pruned);
 }
 
 // -------------------------------------------------------------------------------------------------------------- models

@@ -297,17 +297,19 @@ static void infer(struct td_call *call, const struct td_http_request *r, enum td
     td_call_run(call, bearer(r), strcmp(r->peer, "unix") == 0, r->local_peer);
 }
 
-static uint32_t list_models(const struct td_config *config, struct td_model_entry *entries, int64_t created_s) {
+static uint32_t list_models(const struct td_config *config, const struct td_world *world,
+                            struct td_model_entry *entries, int64_t created_s) {
     uint32_t n = 0;
     entries[n++] = (struct td_model_entry){.id = TD_STR("auto"), .owned_by = TD_STR("tandem"), .created_s = created_s};
     for (uint32_t i = 0; i < config->target_count; i++) {
         const struct td_target *t = &config->targets[i];
-        entries[n++] = (struct td_model_entry){.id = t->name,
-                                               .owned_by = td_str_of(td_provider_word(t->provider)),
-                                               .created_s = created_s,
-                                               .tier = td_str_of(td_tier_word(t->tier)),
-                                               .context = t->context,
-                                               .capabilities = t->capabilities};
+        entries[n++] =
+            (struct td_model_entry){.id = t->name,
+                                    .owned_by = td_str_of(td_provider_word(t->provider)),
+                                    .created_s = created_s,
+                                    .tier = td_str_of(td_tier_word(t->tier)),
+                                    .context = t->context,
+                                    .capabilities = t->capabilities & ~world->targets[i].capabilities_absent};
     }
     for (uint32_t i = 0; i < config->policy.alias_count; i++)
         entries[n++] = (struct td_model_entry){
@@ -329,19 +331,42 @@ static bool may_look(struct td_call *call, const struct td_http_request *r) {
     return true;
 }
 
+// A name as clients put it into a path (RFC 3986): "auto%3Afast", "meta%2Fllama".
+static struct td_str decode_name(struct td_arena *arena, struct td_str name) {
+    static const char digits[] = "0123456789abcdef";
+    char *out = td_arena_alloc(arena, name.n + 1);
+    size_t n = 0;
+    for (size_t i = 0; out && i < name.n; i++) {
+        const char *high = i + 2 < name.n && name.p[i] == '%' ? strchr(digits, name.p[i + 1] | 32) : NULL;
+        const char *low = high ? strchr(digits, name.p[i + 2] | 32) : NULL;
+        out[n++] = low ? (char)((high - digits) * 16 + (low - digits)) : name.p[i];
+        i += low ? 2 : 0;
+    }
+    return out && td_str_is_utf8(td_str_n(out, n)) ? td_str_n(out, n) : name;
+}
+
+// What a request may name without its being listed: auto with a preference.
+static bool is_auto_with_preference(struct td_str name) {
+    enum td_prefer prefer;
+    return td_str_starts(name, TD_STR("auto:")) && td_prefer_parse(td_str_n(name.p + 5, name.n - 5), &prefer);
+}
+
 static void models(struct td_call *call, const struct td_http_request *r, struct td_str name) {
     const struct td_dialect_ops *d = td_dialect_ops(TD_DIALECT_OPENAI);
     struct td_model_entry *entries;
+    struct td_world *world;
     struct td_error e;
     if (!may_look(call, r))
         return;
     entries = td_arena_array(&call->arena, call->config->target_count + call->config->policy.alias_count + 1,
                              sizeof *entries);
-    if (!entries) {
+    world = td_arena_alloc(&call->arena, sizeof *world);
+    if (!entries || !world) {
         refuse(call, TD_ERR_NOMEM, NULL, 0);
         return;
     }
-    uint32_t n = list_models(call->config, entries, call->arrival_wall_ms / 1000);
+    td_runtime_world(call->worker->runtime, call->config, false, td_now_ns(), world);
+    uint32_t n = list_models(call->config, world, entries, call->arrival_wall_ms / 1000);
     if (name.n == 0) {
         if (d->write_models(entries, n, &call->out) == TD_OK)
             answer_json(call, 200);
@@ -349,6 +374,9 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
             refuse(call, TD_ERR_NOMEM, NULL, 0);
         return;
     }
+    name = decode_name(&call->arena, name);
+    if (is_auto_with_preference(name))
+        entries[0].id = name;
     for (uint32_t i = 0; i < n; i++) {
         if (td_str_eq(entries[i].id, name) && td_openai_write_model(&entries[i], &call->out) == TD_OK) {
             answer_json(call, 200);
@@ -497,47 +525,60 @@ static const struct {
              {"/v1/completions", TD_KIND_COMPLETION},
              {"/v1/embeddings", TD_KIND_EMBEDDING}};
 
-static void not_found(struct td_call *call, const struct td_http_request *r) {
+static void not_found(struct td_call *call) {
     struct td_error e;
-    bool wants_post = false;
-    for (size_t i = 0; i < sizeof posts / sizeof *posts; i++)
-        wants_post = wants_post || strcmp(r->path, posts[i].path) == 0;
-    if (wants_post)
-        td_error_set(&e, TD_ERR_NOT_FOUND, "%s takes POST", r->path);
-    else
-        td_error_set(&e, TD_ERR_NOT_FOUND,
-                     "there is nothing at this path for this method; /v1 offers chat/completions, completions, "
-                     "embeddings and models");
+    td_error_set(&e, TD_ERR_NOT_FOUND,
+                 "there is nothing at this path; /v1 offers chat/completions, completions, embeddings and models");
     refuse(call, TD_ERR_NOT_FOUND, &e, 0);
+}
+
+static void wrong_method(struct td_call *call, const struct td_http_request *r, const char *allow) {
+    struct heads h = {.n = 0};
+    struct td_error e;
+    td_error_set(&e, TD_ERR_METHOD, "this path takes %s, not %s", allow, r->method);
+    add_head(&h, "allow", td_str_of(allow));
+    send_error(call, &h, TD_ERR_METHOD, td_dialect_ops(call->request.dialect)->status(TD_ERR_METHOD),
+               td_str_of(e.message), TD_STR_NONE);
+}
+
+// Paths that are read. True: `call` keeps its running reference until a thread or a stream is done.
+static bool look(struct td_call *call, const struct td_http_request *r) {
+    static const struct td_str exchanges = {"/v1/tandem/exchanges/", 21}, one_model = {"/v1/models/", 11};
+    struct td_str path = td_str_of(r->path);
+    bool all_models = td_str_is(path, "/v1/models"), model = td_str_starts(path, one_model),
+         exchange = td_str_starts(path, exchanges), stream = td_str_is(path, "/v1/tandem/events");
+    if (!all_models && !model && !exchange && !stream)
+        not_found(call);
+    else if (!is_get(r))
+        wrong_method(call, r, "GET, HEAD, OPTIONS");
+    else if (exchange)
+        exchange_state(call, r, td_str_n(path.p + exchanges.n, path.n - exchanges.n));
+    else if (stream)
+        events(call, r);
+    else
+        models(call, r, model ? td_str_n(path.p + one_model.n, path.n - one_model.n) : TD_STR_NONE);
+    return is_get(r) && (exchange || stream);
 }
 
 static void route(struct td_call *call, const struct td_http_request *r) {
     struct td_str path = td_str_of(r->path);
     for (size_t i = 0; i < sizeof posts / sizeof *posts; i++) {
-        if (is_post(r) && td_str_is(path, posts[i].path)) {
+        if (!td_str_is(path, posts[i].path))
+            continue;
+        if (is_post(r)) {
             infer(call, r, posts[i].kind);
             return;
         }
+        wrong_method(call, r, "POST, OPTIONS");
+        td_call_unref(call);
+        return;
     }
     if (is_post(r) && td_str_starts(path, TD_STR("/admin/")) && strcmp(r->peer, "unix") == 0) {
         admin(call, r); // keeps the running reference until its thread is done
         return;
     }
-    if (is_get(r) && td_str_is(path, "/v1/tandem/events")) {
-        events(call, r); // the event stream keeps the running reference until the client goes
-        return;
-    }
-    if (is_get(r) && td_str_starts(path, TD_STR("/v1/tandem/exchanges/"))) {
-        exchange_state(call, r, td_str_n(path.p + 21, path.n - 21));
-        return;
-    }
-    if (is_get(r) && td_str_is(path, "/v1/models"))
-        models(call, r, TD_STR_NONE);
-    else if (is_get(r) && td_str_starts(path, TD_STR("/v1/models/")))
-        models(call, r, td_str_n(path.p + 11, path.n - 11));
-    else
-        not_found(call, r);
-    td_call_unref(call); // no exchange: its running reference
+    if (!look(call, r))
+        td_call_unref(call); // no exchange: its running reference
 }
 
 void td_http_call(struct td_runtime *runtime, unsigned worker, const struct td_http_request *request,

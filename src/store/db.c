@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-#include "store/shapes.h"
-
 enum td_err td_db_fail(struct td_db *db, const char *doing, struct td_error *e) {
     int code = db->c ? sqlite3_errcode(db->c) & 0xff : SQLITE_NOMEM;
     const char *why = db->c ? sqlite3_errmsg(db->c) : "out of memory";
@@ -140,69 +138,47 @@ enum td_err td_db_meta_put(struct td_db *db, const char *name, int64_t value, st
     return td_db_done(db, s, "writing the store's own table", e);
 }
 
-enum td_err td_db_columns(const struct td_shape *shape, bool with_types, struct td_buf *out) {
-    static const char *const types[] = {
-        [TD_FIELD_TEXT] = " TEXT",    [TD_FIELD_BLOB] = " TEXT",   [TD_FIELD_I64] = " INTEGER",
-        [TD_FIELD_U64] = " INTEGER",  [TD_FIELD_U32] = " INTEGER", [TD_FIELD_INT] = " INTEGER",
-        [TD_FIELD_BOOL] = " INTEGER", [TD_FIELD_F32] = " REAL",    [TD_FIELD_MAC] = " BLOB",
-        [TD_FIELD_WORD] = " TEXT",
-    };
-    enum td_err err = TD_OK;
-    for (unsigned i = 0; err == TD_OK && i < shape->count; i++)
-        err = td_buf_printf(out, ",%s%s", shape->fields[i].name, with_types ? types[shape->fields[i].type] : "");
+enum td_err td_db_meta_get_bytes(struct td_db *db, const char *name, unsigned char out[32], struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "SELECT value FROM meta WHERE name=?1");
+    if (!s)
+        return td_db_fail(db, "reading the store's own table", e);
+    td_db_bind_str(s, 1, td_str_of(name));
+    int rc = sqlite3_step(s);
+    struct td_str bytes = rc == SQLITE_ROW ? td_db_blob(s, 0) : TD_STR_NONE;
+    memset(out, 0, 32);
+    if (bytes.n == 32)
+        memcpy(out, bytes.p, 32);
+    enum td_err err =
+        rc == SQLITE_ROW || rc == SQLITE_DONE ? TD_OK : td_db_fail(db, "reading the store's own table", e);
+    sqlite3_reset(s);
     return err;
 }
 
-bool td_db_bind_packed(sqlite3_stmt *s, int at, const struct td_shape *shape, const unsigned char *p, size_t n) {
-    struct td_packed it;
-    struct td_packed_value v;
-    if (!td_packed_start(&it, shape, p, n))
-        return false;
-    for (unsigned i = 0; i < shape->count; i++, at++) {
-        const struct td_field *f = &shape->fields[i];
-        if (!td_packed_next(&it, f, &v))
-            return false;
-        if (v.absent)
-            sqlite3_bind_null(s, at);
-        else if (f->type == TD_FIELD_MAC)
-            td_db_bind_blob(s, at, v.text);
-        else if (f->type == TD_FIELD_TEXT || f->type == TD_FIELD_BLOB || f->type == TD_FIELD_WORD)
-            td_db_bind_str(s, at, v.text);
-        else if (f->type == TD_FIELD_F32)
-            sqlite3_bind_double(s, at, (double)v.real);
-        else
-            td_db_bind_int(s, at, v.number);
+enum td_err td_db_meta_put_bytes(struct td_db *db, const char *name, const unsigned char bytes[32],
+                                 struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "INSERT INTO meta(name,value) VALUES(?1,?2)"
+                                          " ON CONFLICT(name) DO UPDATE SET value=excluded.value");
+    if (s) {
+        td_db_bind_str(s, 1, td_str_of(name));
+        td_db_bind_blob(s, 2, td_str_n((const char *)bytes, 32));
     }
-    return it.at == it.end;
+    return td_db_done(db, s, "writing the store's own table", e);
 }
 
-void td_db_read_record(sqlite3_stmt *s, int at, const struct td_shape *shape, void *record) {
-    memset(record, 0, shape->size);
-    for (unsigned i = 0; i < shape->count; i++, at++) {
-        const struct td_field *f = &shape->fields[i];
-        struct td_packed_value v = {.absent = sqlite3_column_type(s, at) == SQLITE_NULL};
-        if (v.absent)
-            ;
-        else if (f->type == TD_FIELD_F32)
-            v.real = (float)sqlite3_column_double(s, at);
-        else if (f->type == TD_FIELD_MAC)
-            v.absent = (v.text = td_db_blob(s, at)).n != 32;
-        else if (f->type == TD_FIELD_TEXT || f->type == TD_FIELD_BLOB || f->type == TD_FIELD_WORD)
-            v.text = td_db_str(s, at);
-        else
-            v.number = sqlite3_column_int64(s, at);
-        td_record_set(record, f, &v);
-    }
+bool td_db_has_table(struct td_db *db, const char *name) {
+    sqlite3_stmt *s = td_db_statement(db, "SELECT 1 FROM sqlite_master WHERE type='table' AND name=?1");
+    if (s)
+        td_db_bind_str(s, 1, td_str_of(name));
+    bool has = s && sqlite3_step(s) == SQLITE_ROW;
+    if (s)
+        sqlite3_reset(s);
+    return has;
 }
 
-// The schema, one entry per version; an entry is never changed once released, only followed by another. "@ledger" and
-// "@receipts" stand for the columns of those shapes as they are when the table is first made.
+// The schema, one entry per version; an entry is never changed once released, only followed by another. Version 1 had
+// the tables `ledger` and `receipts` instead of `segments`: where they are, convert.c empties and drops them.
 static const char *const migrations[] = {
     "CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;"
-    "CREATE TABLE ledger(number INTEGER PRIMARY KEY, v INTEGER, chain BLOB@ledger);"
-    // Exchange ids begin with their time, so this index appends, and serves both `by exchange` and `since`.
-    "CREATE INDEX ledger_exchange ON ledger(exchange);"
-    "CREATE TABLE receipts(number INTEGER PRIMARY KEY, v INTEGER, chain BLOB@receipts);"
     "CREATE TABLE usage(hour INTEGER, tenant TEXT, target TEXT, tier TEXT, sums BLOB, ttft BLOB, duration BLOB,"
     " cost_nusd INTEGER, PRIMARY KEY(hour,tenant,target)) WITHOUT ROWID;"
     "CREATE TABLE models(name TEXT PRIMARY KEY, path TEXT, sha256 TEXT, bytes INTEGER, source TEXT,"
@@ -223,40 +199,44 @@ static const char *const migrations[] = {
     "CREATE TABLE events(id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT, exchange TEXT, type TEXT, data BLOB,"
     " wall_ms INTEGER);"
     "CREATE INDEX events_tenant ON events(tenant,id);",
+    // What a query needs to pass a segment by comes first, so that it is read without its records.
+    "CREATE TABLE segments(last INTEGER PRIMARY KEY, first INTEGER, from_ms INTEGER, until_ms INTEGER,"
+    " from_exchange TEXT, until_exchange TEXT, chain BLOB, records BLOB);",
 };
 #define SCHEMA_VERSION ((int)(sizeof migrations / sizeof *migrations))
 
-static enum td_err expand(const char *sql, struct td_buf *out) {
-    enum td_err err = TD_OK;
-    while (err == TD_OK && *sql) {
-        size_t n = strcspn(sql, "@");
-        err = td_buf_add(out, sql, n);
-        sql += n;
-        if (*sql != '@' || err != TD_OK)
-            continue;
-        const struct td_shape *shape = sql[1] == 'l' ? &td_shape_row : &td_shape_receipt;
-        err = td_db_columns(shape, true, out);
-        sql += 1 + strlen(shape->table);
-    }
+static enum td_err read_version(struct td_db *db, int *version, struct td_error *e) {
+    sqlite3_stmt *s = td_db_statement(db, "PRAGMA user_version");
+    if (!s || sqlite3_step(s) != SQLITE_ROW)
+        return td_db_fail(db, "reading the store's version", e);
+    *version = sqlite3_column_int(s, 0);
+    sqlite3_reset(s);
+    if (*version > SCHEMA_VERSION)
+        return td_error_set(e, TD_ERR_CONFIG,
+                            "the store has schema %d, this program knows up to %d: use a newer program", *version,
+                            SCHEMA_VERSION);
+    return TD_OK;
+}
+
+enum td_err td_db_check(struct td_db *db, struct td_error *e) {
+    int have;
+    enum td_err err = read_version(db, &have, e);
+    if (err == TD_OK && (have < SCHEMA_VERSION || td_db_has_table(db, "ledger")))
+        err = td_error_set(e, TD_ERR_CONFIG, "the store is of an older version: open it for writing once");
     return err;
 }
 
 enum td_err td_db_migrate(struct td_db *db, struct td_error *e) {
-    sqlite3_stmt *s = td_db_statement(db, "PRAGMA user_version");
-    if (!s || sqlite3_step(s) != SQLITE_ROW)
-        return td_db_fail(db, "reading the store's version", e);
-    int have = sqlite3_column_int(s, 0);
-    sqlite3_reset(s);
-    if (have > SCHEMA_VERSION)
-        return td_error_set(e, TD_ERR_CONFIG,
-                            "the store has schema %d, this program knows up to %d: use a newer program", have,
-                            SCHEMA_VERSION);
+    int have;
+    enum td_err err = read_version(db, &have, e);
+    if (err != TD_OK)
+        return err;
     for (int v = have; v < SCHEMA_VERSION; v++) {
         struct td_buf sql;
         td_buf_init(&sql, 64u << 10);
-        enum td_err err = td_buf_addz(&sql, "BEGIN IMMEDIATE;");
+        err = td_buf_addz(&sql, "BEGIN IMMEDIATE;");
         if (err == TD_OK)
-            err = expand(migrations[v], &sql);
+            err = td_buf_addz(&sql, migrations[v]);
         if (err == TD_OK)
             err = td_buf_printf(&sql, "PRAGMA user_version=%d;COMMIT", v + 1);
         const char *z = err == TD_OK ? td_buf_z(&sql) : NULL;

@@ -8,7 +8,6 @@
 #include <sqlite3.h>
 
 #include "base/mem.h"
-#include "store/record.h"
 
 #define TD_DB_STATEMENTS_MAX 96u // more texts than this room has
 
@@ -23,8 +22,12 @@ struct td_db {
 enum td_err td_db_open(const char *path, bool writer, bool read_only_files, struct td_db *db,
                        struct td_error *e) TD_MUST_USE;
 void td_db_close(struct td_db *db);
-// Creates or migrates the schema. TD_ERR_CONFIG when the file is newer than this program.
+// Creates or migrates the schema; what a table held is moved by convert.c. TD_ERR_CONFIG when the file is newer than
+// this program.
 enum td_err td_db_migrate(struct td_db *db, struct td_error *e) TD_MUST_USE;
+// For who may not migrate: TD_ERR_CONFIG when the file is newer or has yet to be migrated.
+enum td_err td_db_check(struct td_db *db, struct td_error *e) TD_MUST_USE;
+bool td_db_has_table(struct td_db *db, const char *name);
 
 // Reset and without bindings; NULL on failure (ask td_db_fail).
 sqlite3_stmt *td_db_statement(struct td_db *db, const char *sql);
@@ -49,11 +52,10 @@ enum td_err td_db_meta_get(struct td_db *db, const char *name, int64_t otherwise
                            struct td_error *e) TD_MUST_USE;
 enum td_err td_db_meta_put(struct td_db *db, const char *name, int64_t value, struct td_error *e) TD_MUST_USE;
 
-// Appends ",a,b,c" (with types for CREATE TABLE) for a shape's fields.
-enum td_err td_db_columns(const struct td_shape *shape, bool with_types, struct td_buf *out) TD_MUST_USE;
-// Binds the fields of a packed record from parameter `at` on, without copying. False: it is not of this shape.
-bool td_db_bind_packed(sqlite3_stmt *s, int at, const struct td_shape *shape, const unsigned char *p, size_t n);
-// Reads them from column `at` on; views live until the statement moves.
-void td_db_read_record(sqlite3_stmt *s, int at, const struct td_shape *shape, void *record);
+// 32 bytes by name in the same table; zeros where there are none.
+enum td_err td_db_meta_get_bytes(struct td_db *db, const char *name, unsigned char out[32],
+                                 struct td_error *e) TD_MUST_USE;
+enum td_err td_db_meta_put_bytes(struct td_db *db, const char *name, const unsigned char bytes[32],
+                                 struct td_error *e) TD_MUST_USE;
 
 #endif

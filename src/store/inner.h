@@ -13,6 +13,7 @@
 #include "store/journal.h"
 #include "store/ledger.h"
 #include "store/rollup.h"
+#include "store/segment.h"
 #include "store/shapes.h"
 #include "store/store.h"
 
@@ -24,7 +25,7 @@
 #define TD_STORE_ROLLUP_ROWS 2000u // rows a stats query may have to read itself
 #define TD_STORE_WAL_PAGES 1000u   // checkpoint beyond this many
 
-// Ends of a hash chain.
+// End of the hash chain.
 struct td_chain {
     unsigned char head[32];
 };
@@ -62,7 +63,6 @@ struct td_store {
     char *db_path;
     int dir_fd, lock_fd;
     unsigned char secret[32], chain_key[32], seal_key[32];
-    struct td_buf insert_row, insert_receipt, select_row, select_receipt; // SQL grown from the shapes
 
     pthread_mutex_t readers_lock;
     pthread_cond_t readers_free;
@@ -84,7 +84,8 @@ struct td_store {
     pthread_t thread; // the rest belongs to the writer
     bool thread_runs;
     struct td_db writer;
-    struct td_chain row_chain, receipt_chain;
+    struct td_chain chain;
+    struct td_segment_draft draft; // what this turn took and has not written yet
     struct td_rollup rollup;
     uint64_t retry_at_ns, gather_until_ns, rollup_at_ns, noted_at_ns;
     int wal_pages;
@@ -112,19 +113,33 @@ void td_op_destroy(struct td_op *op);
 enum td_err td_op_submit(struct td_store *store, struct td_op *op, const struct td_ack *ack,
                          struct td_error *e) TD_MUST_USE;
 
-// ledger.c, on the writer thread
-enum td_err td_ledger_insert(struct td_store *store, struct td_db *db, const struct td_journal_record *r,
-                             struct td_error *e) TD_MUST_USE;
+// ledger.c, on the writer thread, in a transaction. A record is taken into the draft and the usage sums, the draft is
+// written when it is full or the turn's last record is in it. A transaction that fails takes store->chain and the draft
+// back, and the sums count as incomplete.
 enum td_err td_ledger_load(struct td_store *store, struct td_error *e) TD_MUST_USE;
+enum td_err td_ledger_take(struct td_store *store, struct td_db *db, const struct td_journal_record *r,
+                           struct td_error *e) TD_MUST_USE;
+enum td_err td_ledger_write(struct td_store *store, struct td_db *db, struct td_error *e) TD_MUST_USE;
+enum td_err td_ledger_put(struct td_db *db, const struct td_segment *x, const unsigned char chain[32],
+                          struct td_error *e) TD_MUST_USE;
+// The number of the last record that the database holds.
+enum td_err td_ledger_taken(struct td_db *db, uint64_t *number, struct td_error *e) TD_MUST_USE;
+// ledger_read.c: makes the sums anew of the rows that the written ones do not cover.
 enum td_err td_ledger_rollup_reload(struct td_store *store, struct td_db *db, struct td_error *e) TD_MUST_USE;
 
-// prune.c: where a chain's front was cut off by retention; number 0 nowhere. `sound` false: somebody else did it.
+// convert.c: what stands in the tables of schema 1 goes into segments, a part of it in each transaction. Before there
+// are other threads.
+enum td_err td_convert(struct td_store *store, struct td_error *e) TD_MUST_USE;
+
+// prune.c: where the chain's front was cut off by retention; number 0 nowhere. `sound` false: somebody else did it.
 struct td_chain_cut {
     uint64_t number;
     unsigned char head[32];
 };
-enum td_err td_prune_cut(struct td_store *store, struct td_db *db, bool rows, struct td_chain_cut *out, bool *sound,
+enum td_err td_prune_cut(struct td_store *store, struct td_db *db, struct td_chain_cut *out, bool *sound,
                          struct td_error *e) TD_MUST_USE;
+enum td_err td_prune_seal(struct td_store *store, struct td_db *db, const struct td_chain_cut *cut,
+                          struct td_error *e) TD_MUST_USE;
 
 // store.c: a reader connection inside a read transaction.
 enum td_err td_reader_take(struct td_store *store, struct td_db **db, struct td_error *e) TD_MUST_USE;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The ledger: the append-only record of attempts, one row each, also the failed, cancelled, hedged and those refused
-// before anything was sent; and the receipts of what left the machine. Both are kept in hash chains keyed with the data
-// directory's secret: a row that was changed, removed or put in later by somebody without that key is found by
+// before anything was sent; and the receipts of what left the machine. Both are kept in one hash chain keyed with the
+// data directory's secret: a record that was changed, removed or put in later by somebody without that key is found by
 // td_ledger_verify. Rows hold no text of a request or an answer.
 //
 // Handing over copies the row and never blocks, waits or calls the system (save a wake-up when the writer sleeps).
@@ -124,16 +124,13 @@ typedef bool (*td_ledger_row_fn)(void *user, const struct td_ledger_row *row);
 
 // Which rows. Zero means no limit; views "" match all.
 struct td_ledger_filter {
-    struct td_str tenant, target;
+    struct td_str tenant, target, exchange;
     int64_t since_ms, until_ms; // wall time
     uint64_t after;             // rows with a larger number only ("tail -f")
 };
-// The newest `count` matching rows, oldest of them first. Looks at no more than the newest million.
+// The newest `count` matching rows, oldest of them first. Looks at no more than the newest million records.
 enum td_err td_ledger_tail(struct td_store *store, const struct td_ledger_filter *filter, uint32_t count,
                            td_ledger_row_fn fn, void *user, struct td_error *e) TD_MUST_USE;
-// All attempts of an exchange in order. TD_ERR_NOT_FOUND.
-enum td_err td_ledger_by_exchange(struct td_store *store, struct td_str exchange, td_ledger_row_fn fn, void *user,
-                                  struct td_error *e) TD_MUST_USE;
 // One row as a compact JSON object (the form of the command line and the admin door), `decision` included on wish.
 struct td_buf;
 enum td_err td_ledger_row_json(const struct td_ledger_row *row, bool with_decision, struct td_buf *out) TD_MUST_USE;
@@ -161,16 +158,18 @@ enum td_err td_ledger_spent(struct td_store *store, struct td_str tenant, struct
                             int64_t *nusd, struct td_error *e) TD_MUST_USE;
 
 struct td_ledger_proof {
-    uint64_t rows, receipts;                      // checked
-    uint64_t bad_row, bad_receipt;                // number of the first that does not fit its chain; 0 none
-    uint64_t pruned_row, pruned_receipt;          // last number that retention deleted; 0 none
-    unsigned char row_head[32], receipt_head[32]; // ends of the chains: note them elsewhere to detect a cut tail
+    uint64_t rows, receipts; // checked
+    uint64_t bad;            // the first record that may not fit: the chain's link is broken there or in the few
+                             // milliseconds of records after it that were written with it; 0 none
+    uint64_t pruned;         // last record that retention deleted; 0 none
+    unsigned char head[32];  // end of the chain: note it elsewhere to detect a cut tail
 };
-// Walks both chains. TD_OK also when something is wrong: the proof says. TD_ERR_IO: could not be read.
+// Walks the chain. TD_OK also when something is wrong: the proof says. TD_ERR_IO: could not be read.
 enum td_err td_ledger_verify(struct td_store *store, struct td_ledger_proof *proof, struct td_error *e) TD_MUST_USE;
 
-// Deletes at most `limit` rows and as many receipts that are older than `before_ms` (wall time) from the front of their
-// chains. Sums by the hour stay; so do rows that the sums do not cover yet, and the newest of each. `ack` NULL: waits.
+// Deletes records older than `before_ms` (wall time) from the front of the chain, as they were written together, until
+// one is younger or `limit` are gone. Sums by the hour stay; so do rows that the sums do not cover yet, and what was
+// written last. `ack` NULL: waits.
 enum td_err td_ledger_prune(struct td_store *store, int64_t before_ms, uint32_t limit, const struct td_ack *ack,
                             struct td_error *e) TD_MUST_USE;
 

@@ -49,22 +49,77 @@ static bool mac_is_set(const unsigned char *mac) {
     return any != 0;
 }
 
-static unsigned char *put_bytes(unsigned char *at, const void *p, size_t n) {
-    at[0] = (unsigned char)n;
-    at[1] = (unsigned char)(n >> 8);
-    if (n)
-        memcpy(at + 2, p, n);
-    return at + 2 + n;
+unsigned char *td_varint_put(unsigned char *at, uint64_t v) {
+    while (v >= 0x80) {
+        *at++ = (unsigned char)(v | 0x80);
+        v >>= 7;
+    }
+    *at++ = (unsigned char)v;
+    return at;
 }
 
-static unsigned char *put_number(unsigned char *at, uint64_t v) {
+bool td_varint_get(const unsigned char **at, const unsigned char *end, uint64_t *out) {
+    const unsigned char *p = *at;
+    uint64_t v = 0;
+    for (unsigned shift = 0; p < end && shift < 64; shift += 7) {
+        v |= (uint64_t)(*p & 0x7f) << shift;
+        if (*p++ & 0x80)
+            continue;
+        if (shift == 63 && p[-1] > 1)
+            return false;
+        *at = p;
+        *out = v;
+        return true;
+    }
+    return false;
+}
+
+static unsigned char *put_bytes(unsigned char *at, bool fixed, const void *p, size_t n) {
+    if (fixed) {
+        *at++ = (unsigned char)n;
+        *at++ = (unsigned char)(n >> 8);
+    } else {
+        at = td_varint_put(at, n);
+    }
+    if (n)
+        memcpy(at, p, n);
+    return at + n;
+}
+
+static unsigned char *put_fixed(unsigned char *at, uint64_t v) {
     v = htole64(v);
     memcpy(at, &v, 8);
     return at + 8;
 }
 
+static bool is_signed(enum td_field_type type) {
+    return type == TD_FIELD_I64 || type == TD_FIELD_INT;
+}
+
+static unsigned char *put_number(unsigned char *at, bool fixed, enum td_field_type type, int64_t v) {
+    uint64_t u = (uint64_t)v;
+    if (fixed)
+        return put_fixed(at, u);
+    return td_varint_put(at, is_signed(type) ? u << 1 ^ (v < 0 ? UINT64_MAX : 0) : u);
+}
+
+static unsigned char *put_float(unsigned char *at, bool fixed, float v) {
+    uint32_t bits = 0x7fc00000; // every NaN is the same one
+    if (!isnan(v))
+        memcpy(&bits, &v, 4);
+    if (fixed)
+        return put_fixed(at, bits);
+    *at++ = !isnan(v);
+    if (!at[-1])
+        return at;
+    bits = htole32(bits);
+    memcpy(at, &bits, 4);
+    return at + 4;
+}
+
 size_t td_record_pack_as(const struct td_shape *shape, unsigned char version, const void *record, unsigned char *out) {
     unsigned char *at = out;
+    const bool fixed = version < 2;
     *at++ = version;
     for (unsigned i = 0; i < shape->count; i++) {
         const struct td_field *f = &shape->fields[i];
@@ -74,22 +129,17 @@ size_t td_record_pack_as(const struct td_shape *shape, unsigned char version, co
         case TD_FIELD_TEXT:
         case TD_FIELD_BLOB: {
             struct td_str s = text_of(record, f);
-            at = put_bytes(at, s.p, s.n);
+            at = put_bytes(at, fixed, s.p, s.n);
             break;
         }
         case TD_FIELD_WORD: {
             const char *word = word_of(record, f);
-            at = put_bytes(at, word, strnlen(word, 40));
+            at = put_bytes(at, fixed, word, strnlen(word, 40));
             break;
         }
-        case TD_FIELD_F32: {
-            float v = *(const float *)member(record, f);
-            uint32_t bits = 0x7fc00000; // every NaN is the same one
-            if (!isnan(v))
-                memcpy(&bits, &v, 4);
-            at = put_number(at, bits);
+        case TD_FIELD_F32:
+            at = put_float(at, fixed, *(const float *)member(record, f));
             break;
-        }
         case TD_FIELD_MAC: {
             const unsigned char *mac = member(record, f);
             *at++ = mac_is_set(mac);
@@ -100,7 +150,7 @@ size_t td_record_pack_as(const struct td_shape *shape, unsigned char version, co
             break;
         }
         default:
-            at = put_number(at, (uint64_t)number_of(record, f));
+            at = put_number(at, fixed, f->type, number_of(record, f));
         }
     }
     return (size_t)(at - out);
@@ -137,37 +187,73 @@ int td_field_word_value(const struct td_field *f, struct td_str word) {
     return 0;
 }
 
-// Length-prefixed bytes at *at; false when they run over the end.
-static bool get_bytes(const unsigned char **at, const unsigned char *end, struct td_str *out) {
-    if (end - *at < 2)
+// Length-prefixed bytes at the iterator; false when they run over the end.
+static bool get_bytes(struct td_packed *it, struct td_str *out) {
+    const unsigned char *at = it->at;
+    uint64_t n;
+    if (it->version >= 2) {
+        if (!td_varint_get(&at, it->end, &n))
+            return false;
+    } else {
+        if (it->end - at < 2)
+            return false;
+        n = (uint64_t)at[0] | (uint64_t)at[1] << 8;
+        at += 2;
+    }
+    if ((uint64_t)(it->end - at) < n)
         return false;
-    size_t n = (size_t)(*at)[0] | (size_t)(*at)[1] << 8;
-    if ((size_t)(end - *at) - 2 < n)
-        return false;
-    *out = td_str_n((const char *)*at + 2, n);
-    *at += 2 + n;
+    *out = td_str_n((const char *)at, (size_t)n);
+    it->at = at + n;
     return true;
 }
 
-static bool get_number(const unsigned char **at, const unsigned char *end, uint64_t *out) {
-    if (end - *at < 8)
+static bool get_fixed(struct td_packed *it, uint64_t *out) {
+    if (it->end - it->at < 8)
         return false;
-    memcpy(out, *at, 8);
+    memcpy(out, it->at, 8);
     *out = le64toh(*out);
-    *at += 8;
+    it->at += 8;
+    return true;
+}
+
+static bool get_number(struct td_packed *it, enum td_field_type type, int64_t *out) {
+    uint64_t v;
+    if (!(it->version >= 2 ? td_varint_get(&it->at, it->end, &v) : get_fixed(it, &v)))
+        return false;
+    if (it->version >= 2 && is_signed(type))
+        v = v >> 1 ^ (v & 1 ? UINT64_MAX : 0);
+    *out = (int64_t)v;
+    return true;
+}
+
+static bool get_float(struct td_packed *it, float *out) {
+    uint64_t v;
+    uint32_t bits = 0x7fc00000;
+    if (it->version < 2) {
+        if (!get_fixed(it, &v))
+            return false;
+        bits = (uint32_t)v;
+    } else {
+        if (it->end - it->at < 1 || (*it->at && it->end - it->at < 5))
+            return false;
+        if (*it->at++) {
+            memcpy(&bits, it->at, 4);
+            bits = le32toh(bits);
+            it->at += 4;
+        }
+    }
+    memcpy(out, &bits, 4);
     return true;
 }
 
 bool td_packed_start(struct td_packed *it, const struct td_shape *shape, const unsigned char *p, size_t n) {
-    if (n < 1 || *p > shape->version)
+    if (n < 1 || *p < 1 || *p > shape->version)
         return false;
     *it = (struct td_packed){p + 1, p + n, *p};
     return true;
 }
 
 bool td_packed_next(struct td_packed *it, const struct td_field *f, struct td_packed_value *out) {
-    uint64_t v;
-    uint32_t bits;
     *out = (struct td_packed_value){.absent = f->since > it->version, .real = NAN};
     if (out->absent)
         return true;
@@ -175,7 +261,7 @@ bool td_packed_next(struct td_packed *it, const struct td_field *f, struct td_pa
     case TD_FIELD_TEXT:
     case TD_FIELD_BLOB:
     case TD_FIELD_WORD:
-        if (!get_bytes(&it->at, it->end, &out->text))
+        if (!get_bytes(it, &out->text))
             return false;
         out->absent = f->type == TD_FIELD_BLOB && out->text.n == 0;
         return true;
@@ -189,17 +275,12 @@ bool td_packed_next(struct td_packed *it, const struct td_field *f, struct td_pa
         }
         return true;
     case TD_FIELD_F32:
-        if (!get_number(&it->at, it->end, &v))
+        if (!get_float(it, &out->real))
             return false;
-        bits = (uint32_t)v;
-        memcpy(&out->real, &bits, 4);
         out->absent = isnan(out->real);
         return true;
     default:
-        if (!get_number(&it->at, it->end, &v))
-            return false;
-        out->number = (int64_t)v;
-        return true;
+        return get_number(it, f->type, &out->number);
     }
 }
 

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// One list per kind of record (ledger row, receipt) says what its fields are; from it grow the packed form that goes
-// through the hand-over ring and under the chain's MAC, the columns of the table, and the JSON form. The packed form is
-// stable: enum values travel as their words, numbers as 8 little-endian bytes, and fields are only ever added at the
-// end, with the version that brought them. Pure. Any thread.
+// One list per kind of record (ledger row, receipt) says what its fields are; from it grow the packed form, in which a
+// record goes through the hand-over ring, under the chain's MAC and into the table, and the JSON form. The packed form
+// is stable: it begins with its version, enum values travel as their words, and fields are only ever added at the end,
+// with the version that brought them. Version 1 wrote lengths as 2 and numbers as 8 little-endian bytes; from version 2
+// on both are varints (7 bits a byte, lowest first; a signed number with its sign in the lowest bit). Both are read.
+// Pure. Any thread.
 #ifndef TD_STORE_RECORD_H
 #define TD_STORE_RECORD_H
 
 #include <stdbool.h>
 
 #include "base/mem.h"
+
+#define TD_VARINT_BYTES_MAX 10u
 
 enum td_field_type {
     TD_FIELD_TEXT, // struct td_str, at most TD_LEDGER_TEXT_BYTES_MAX
@@ -30,7 +34,7 @@ struct td_field {
     unsigned char since; // version of the shape that brought it
     const char *(*word)(int value);
     int word_count;
-    bool summed; // the usage sums need it
+    bool summed; // the writer needs it: usage sums, what a segment says of its records
 };
 
 struct td_shape {
@@ -66,8 +70,11 @@ bool td_packed_next(struct td_packed *it, const struct td_field *f, struct td_pa
 void td_record_set(void *record, const struct td_field *f, const struct td_packed_value *v);
 // The value whose word this is; 0 where none is.
 int td_field_word_value(const struct td_field *f, struct td_str word);
-// Packs as `version` did (the verifier's need). Same as td_record_pack for the newest.
+// Packs as `version` did (old chains were made over that). Same as td_record_pack for the newest.
 size_t td_record_pack_as(const struct td_shape *shape, unsigned char version, const void *record, unsigned char *out);
+// Unsigned numbers as the packed form has them; put returns the end. False: cut off, or more than 64 bits.
+unsigned char *td_varint_put(unsigned char *at, uint64_t v);
+bool td_varint_get(const unsigned char **at, const unsigned char *end, uint64_t *out);
 // Members without braces: "a":1,"b":"x"
 enum td_err td_record_json(const struct td_shape *shape, const void *record, bool with_blobs,
                            struct td_buf *out) TD_MUST_USE;

@@ -58,7 +58,7 @@ WORDS(class_word, 5, "", "public", "internal", "confidential", "restricted")
     { #member, TD_FIELD_WORD, offsetof(struct struct_, member), 1, fn, count, true }
 
 static const struct td_field row_fields[] = {
-    F(td_ledger_row, exchange, TEXT),
+    FS(td_ledger_row, exchange, TEXT),
     FS(td_ledger_row, attempt, U32),
     FS(td_ledger_row, tenant, TEXT),
     F(td_ledger_row, key_id, TEXT),
@@ -108,7 +108,7 @@ static const struct td_field row_fields[] = {
 };
 
 static const struct td_field receipt_fields[] = {
-    F(td_receipt, wall_ms, I64),   W(td_receipt, kind, egress_word, TD_EGRESS_COUNT),
+    FS(td_receipt, wall_ms, I64),  W(td_receipt, kind, egress_word, TD_EGRESS_COUNT),
     F(td_receipt, exchange, TEXT), F(td_receipt, attempt, U32),
     F(td_receipt, tenant, TEXT),   F(td_receipt, target, TEXT),
     F(td_receipt, region, TEXT),   W(td_receipt, data_class, class_word, 5),
@@ -116,7 +116,7 @@ static const struct td_field receipt_fields[] = {
     F(td_receipt, bytes, U64),     F(td_receipt, body_mac, MAC),
 };
 
-const struct td_shape td_shape_row = {"ledger", row_fields, sizeof row_fields / sizeof *row_fields, 1,
+const struct td_shape td_shape_row = {"ledger", row_fields, sizeof row_fields / sizeof *row_fields, 2,
                                       sizeof(struct td_ledger_row)};
-const struct td_shape td_shape_receipt = {"receipts", receipt_fields, sizeof receipt_fields / sizeof *receipt_fields, 1,
+const struct td_shape td_shape_receipt = {"receipts", receipt_fields, sizeof receipt_fields / sizeof *receipt_fields, 2,
                                           sizeof(struct td_receipt)};

@@ -122,6 +122,8 @@ static enum td_err open_for_writing(struct td_store *store, struct td_error *e) 
     if (err == TD_OK)
         err = check_secret(store, &store->writer, e);
     if (err == TD_OK)
+        err = td_convert(store, e);
+    if (err == TD_OK)
         err = td_ledger_load(store, e);
     if (err == TD_OK)
         err = td_journal_open(store->dir_fd, RING_NAME, store->options.ring_bytes, &store->journal, e);
@@ -138,11 +140,11 @@ static enum td_err open_for_reading(struct td_store *store, struct td_error *e) 
         return td_error_set(e, TD_ERR_NOT_FOUND, "there is no store in the data directory yet");
     enum td_err err = td_secret_load(store->dir_fd, false, store->secret, e);
     if (err == TD_OK)
-        err = td_ledger_load(store, e);
-    if (err == TD_OK)
         err = td_reader_take(store, &db, e);
     if (err == TD_OK) {
-        err = check_secret(store, db, e);
+        err = td_db_check(db, e);
+        if (err == TD_OK)
+            err = check_secret(store, db, e);
         td_reader_give(store, db);
     }
     return err;
@@ -176,6 +178,7 @@ enum td_err td_store_open(const char *data_dir, const struct td_store_options *o
     set_defaults(&store->options);
     store->dir_fd = store->lock_fd = -1;
     store->ops_last = &store->ops;
+    td_segment_init(&store->draft);
     pthread_mutex_init(&store->lock, NULL);
     pthread_mutex_init(&store->readers_lock, NULL);
     td_wait_init(&store->wake);
@@ -215,10 +218,7 @@ void td_store_close(struct td_store *store) {
     td_db_close(&store->writer);
     td_journal_close(store->journal);
     td_rollup_finish(&store->rollup);
-    td_buf_finish(&store->insert_row);
-    td_buf_finish(&store->insert_receipt);
-    td_buf_finish(&store->select_row);
-    td_buf_finish(&store->select_receipt);
+    td_segment_finish(&store->draft);
     if (store->lock_fd >= 0)
         close(store->lock_fd);
     if (store->dir_fd >= 0)

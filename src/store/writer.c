@@ -6,8 +6,8 @@
 //   IDLE ──row──► GATHER ──time, many rows, or somebody waits──► turn ──► IDLE
 //     └────────────operation, or somebody waits─────────────────►┘
 //
-// Invariant: `taken` (table meta) is the last record of the ring that the database holds; it changes in the same
-// transaction as the rows, so a record enters once however often the process is killed.
+// Invariant: the newest segment says which record of the ring is the last that the database holds (retention leaves it
+// there), so a record enters once however often the process is killed.
 #include <signal.h>
 #include <time.h>
 
@@ -156,50 +156,54 @@ struct turn {
     bool waiting, rollup;
 };
 
+// The sums of all rows that the database will hold after this transaction.
+static enum td_err write_sums(struct td_store *store, uint64_t last, struct td_error *e) {
+    enum td_err err = TD_OK;
+    if (store->rollup.incomplete)
+        err = td_ledger_rollup_reload(store, &store->writer, e);
+    if (err == TD_OK)
+        err = td_rollup_write(&store->rollup, &store->writer, e);
+    return err == TD_OK ? td_db_meta_put(&store->writer, "rolled", (int64_t)last, e) : err;
+}
+
 static enum td_err fill_transaction(struct td_store *store, struct turn *t, struct td_error *e) {
     struct td_journal_record r;
-    enum td_err err = td_db_exec(&store->writer, "BEGIN IMMEDIATE", e);
+    struct td_db *db = &store->writer;
+    enum td_err err = td_db_done(db, td_db_statement(db, "BEGIN IMMEDIATE"), "writing to the store", e);
     while (err == TD_OK && t->rows < TD_STORE_TURN_ROWS &&
            td_journal_next(store->journal, &t->cursor, &r, &t->waiting)) {
-        err = td_ledger_insert(store, &store->writer, &r, e);
+        err = td_ledger_take(store, db, &r, e);
         t->last = r.number;
         t->rows++;
     }
+    if (err == TD_OK)
+        err = td_ledger_write(store, db, e);
     for (struct td_op *op = t->ops; err == TD_OK && op; op = op->next)
         err = run_op(store, op, e);
-    if (err == TD_OK && t->rollup) {
-        if (store->rollup.incomplete)
-            err = td_ledger_rollup_reload(store, &store->writer, e);
-        if (err == TD_OK)
-            err = td_rollup_write(&store->rollup, &store->writer, e);
-        if (err == TD_OK)
-            err = td_db_meta_put(&store->writer, "rolled", (int64_t)atomic_load(&store->durable) - 1, e);
-    }
-    if (err == TD_OK && t->last)
-        err = td_db_meta_put(&store->writer, "taken", (int64_t)t->last, e);
-    if (err == TD_OK)
-        err = td_db_exec(&store->writer, "COMMIT", e);
-    return err;
+    if (err == TD_OK && t->rollup)
+        err = write_sums(store, t->last ? t->last : atomic_load(&store->durable) - 1, e);
+    return err == TD_OK ? td_db_done(db, td_db_statement(db, "COMMIT"), "writing to the store", e) : err;
 }
 
-// After the commit: the sums take the rows in, the ring's room is given back.
+// After the commit: written sums begin anew, the ring's room is given back.
 static void take_rows(struct td_store *store, const struct turn *t) {
-    struct td_journal_record r;
-    struct td_ledger_row row;
-    bool waiting;
     if (t->rollup) {
         td_rollup_finish(&store->rollup);
         store->rollup_at_ns = td_now_ns();
     }
     if (!t->last)
         return;
-    for (uint64_t cursor = td_journal_head(store->journal); cursor < t->cursor;)
-        if (td_journal_next(store->journal, &cursor, &r, &waiting) && r.kind == TD_RECORD_ROW &&
-            td_record_unpack(&td_shape_row, r.p, r.n, true, &row) &&
-            td_rollup_add(&store->rollup, &row, false) != TD_OK)
-            store->rollup.incomplete = true;
     td_journal_release(store->journal, t->cursor);
     atomic_store(&store->durable, t->last + 1);
+}
+
+// The transaction has failed: nothing of it has happened.
+static void take_back(struct td_store *store, const struct td_chain *chain) {
+    if (!sqlite3_get_autocommit(store->writer.c))
+        sqlite3_exec(store->writer.c, "ROLLBACK", NULL, NULL, NULL);
+    store->chain = *chain;
+    td_segment_clear(&store->draft);
+    store->rollup.incomplete = true; // rows of this turn are in it
 }
 
 static void note_state(struct td_store *store, bool refused, const struct td_error *e) {
@@ -246,7 +250,7 @@ static bool rollup_is_due(const struct td_store *store) {
 static void turn(struct td_store *store, struct td_op *ops) {
     struct turn t = {.ops = ops, .cursor = td_journal_head(store->journal), .rollup = rollup_is_due(store)};
     struct td_error e = {0};
-    struct td_chain row_chain = store->row_chain, receipt_chain = store->receipt_chain;
+    struct td_chain chain = store->chain;
     bool work = ops || t.rollup || td_journal_next_number(store->journal) > atomic_load(&store->durable);
     uint64_t start = td_now_ns();
     enum td_err err = work ? fill_transaction(store, &t, &e) : TD_OK;
@@ -259,10 +263,7 @@ static void turn(struct td_store *store, struct td_op *ops) {
             td_histogram_add(store->commit_us, (td_now_ns() - start) / 1000);
         }
     } else {
-        if (!sqlite3_get_autocommit(store->writer.c))
-            sqlite3_exec(store->writer.c, "ROLLBACK", NULL, NULL, NULL);
-        store->row_chain = row_chain;
-        store->receipt_chain = receipt_chain;
+        take_back(store, &chain);
         store->retry_at_ns = td_now_ns() + TD_STORE_RETRY_MS * TD_MS_NS;
         td_counter_add(store->failures_total, 1);
         for (struct td_op *op = ops; op; op = op->next) {
@@ -351,26 +352,23 @@ void td_writer_stop(struct td_store *store) {
     retry_undelivered(store);
 }
 
-// Before the thread exists: what a killed process had handed over goes into the tables.
+// Before the thread exists: what a killed process had handed over goes into the table.
 enum td_err td_writer_recover(struct td_store *store, struct td_error *e) {
     struct td_journal_record r;
-    int64_t taken;
     uint64_t lost = 0, found = 0, last;
     uint64_t cursor = td_journal_head(store->journal);
-    enum td_err err = td_db_meta_get(&store->writer, "taken", 0, &taken, e);
-    if (err != TD_OK)
-        return err;
-    last = (uint64_t)taken;
-    err = td_db_exec(&store->writer, "BEGIN IMMEDIATE", e);
+    enum td_err err = td_ledger_taken(&store->writer, &last, e);
+    if (err == TD_OK)
+        err = td_db_exec(&store->writer, "BEGIN IMMEDIATE", e);
     while (err == TD_OK && td_journal_recover(store->journal, &cursor, &r, &lost)) {
         if (r.number <= last)
             continue;
-        err = td_ledger_insert(store, &store->writer, &r, e);
+        err = td_ledger_take(store, &store->writer, &r, e);
         last = r.number;
         found++;
     }
     if (err == TD_OK)
-        err = td_db_meta_put(&store->writer, "taken", (int64_t)last, e);
+        err = td_ledger_write(store, &store->writer, e);
     if (err == TD_OK)
         err = td_db_exec(&store->writer, "COMMIT", e);
     if (err == TD_OK)

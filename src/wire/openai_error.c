@@ -25,6 +25,8 @@ int td_openai_status(enum td_err err) {
     case TD_ERR_NOT_FOUND:
     case TD_ERR_MODEL_NOT_FOUND:
         return 404;
+    case TD_ERR_METHOD:
+        return 405;
     case TD_ERR_LIMIT:
         return 413;
     case TD_ERR_NOT_FOR_ME:

@@ -280,6 +280,15 @@ static const char *nearest(struct td_str word, bool header) {
     return found;
 }
 
+// An unknown name is told back where it looks like a name; "" else.
+static struct td_str sayable(struct td_str word) {
+    for (size_t i = 0; i < word.n; i++)
+        if (!((word.p[i] | 32) >= 'a' && (word.p[i] | 32) <= 'z') && !(word.p[i] >= '0' && word.p[i] <= '9') &&
+            word.p[i] != '_' && word.p[i] != '-')
+            return TD_STR_NONE;
+    return word.n <= 32 ? word : TD_STR_NONE;
+}
+
 enum td_err td_wishes_read(struct td_arena *arena, td_json *tandem, struct td_wishes *w, struct td_error *e) {
     (void)arena;
     if (!yyjson_is_obj(tandem)) {
@@ -296,9 +305,10 @@ enum td_err td_wishes_read(struct td_arena *arena, td_json *tandem, struct td_wi
             wish++;
         if (wish == WISH_COUNT) {
             const char *hint = nearest(k, false);
-            td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown field in 'tandem'%s%s%s", hint ? "; did you mean '" : "",
-                         hint ? hint : "", hint ? "'?" : ".");
-            return td_error_param(e, "tandem"), TD_ERR_BAD_REQUEST;
+            k = sayable(k);
+            td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown field in 'tandem'%s%.*s%s%s%s", k.n ? ": " : "", TD_STR_ARG(k),
+                         hint ? "; did you mean '" : "", hint ? hint : "", hint ? "'?" : ".");
+            return td_error_param(e, "tandem%s%.*s", k.n ? "." : "", TD_STR_ARG(k)), TD_ERR_BAD_REQUEST;
         }
         const char *name = wishes[wish].key;
         if (seen & 1u << wish) {
@@ -396,9 +406,10 @@ enum td_err td_wishes_read_header(struct td_wishes *w, struct td_str name, struc
         wish++;
     if (wish == WISH_COUNT) {
         const char *hint = nearest(rest, true);
-        td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown x-tandem- header%s%s%s", hint ? "; did you mean 'x-tandem-" : "",
-                     hint ? hint : "", hint ? "'?" : ".");
-        return td_error_param(e, "x-tandem-"), TD_ERR_BAD_REQUEST;
+        rest = sayable(rest);
+        td_error_set(e, TD_ERR_BAD_REQUEST, "Unknown header x-tandem-%.*s%s%s%s", TD_STR_ARG(rest),
+                     hint ? "; did you mean 'x-tandem-" : "", hint ? hint : "", hint ? "'?" : ".");
+        return td_error_param(e, "x-tandem-%.*s", TD_STR_ARG(rest)), TD_ERR_BAD_REQUEST;
     }
     if (!set_header(w, (enum wish)wish, td_str_trim(value))) {
         td_error_set(e, TD_ERR_BAD_REQUEST, "Invalid value for header 'x-tandem-%s': expected %s.", wishes[wish].header,

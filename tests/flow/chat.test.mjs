@@ -6,7 +6,7 @@ import { cloud, readStream, startTandem, startUpstream, tandem, user } from "./l
 
 const upstream = await startUpstream("--tokens", "20");
 const caps = ", capabilities: [chat, completion, embedding, tools, json, json_schema, logprobs, choices]";
-const t = await startTandem(`targets:\n${cloud("cloud", upstream.url, caps)}aliases: {gpt-4o: auto}\n`);
+const t = await startTandem(`targets:\n${cloud("cloud", upstream.url, caps)}aliases: {gpt-4o: auto, "meta/large": cloud}\n`);
 const client = await t.client();
 
 test("a whole answer names the model that answered, and what it used", async () => {
@@ -94,9 +94,18 @@ test("completions and embeddings", async () => {
 
 test("models lists auto, targets and aliases; an alias works", async () => {
   const ids = (await client.models.list()).data.map((m) => m.id);
-  assert.deepEqual(ids.sort(), ["auto", "cloud", "gpt-4o"]);
+  assert.deepEqual(ids.sort(), ["auto", "cloud", "gpt-4o", "meta/large"]);
   const r = await client.chat.completions.create({ model: "gpt-4o", messages: user("ECHO:ok") });
   assert.equal(r.choices[0].message.content, "ok");
+});
+
+test("a model is found by every name that a request may give", async () => {
+  for (const id of ["auto", "auto:fast", "cloud", "gpt-4o", "meta/large"]) assert.equal((await client.models.retrieve(id)).id, id);
+  for (const id of ["auto:best", "gpt-5", "../cloud", "cloud%"])
+    await assert.rejects(client.models.retrieve(id), (e) => e.status === 404 && e.code === "tandem.model.not_found" && e.message.includes(id));
+  const odd = await fetch(`${t.url}/v1/models/%ff`);
+  assert.equal(odd.status, 404);
+  assert.match((await odd.json()).error.message, /'%ff' does not exist/);
 });
 
 test("unknown fields reach a provider of the same dialect; the tandem object never does", async () => {

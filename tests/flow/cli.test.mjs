@@ -144,3 +144,21 @@ test("--json: one JSON value on standard output, and nothing else there", async 
     ["models", "rm", "starter.gguf"], ["ledger", "tail"], ["ledger", "stats"], ["ledger", "verify"], ["outbox", "list"]]) await json(...args);
   await t.stop();
 });
+
+test("what serve offers to try can be typed as it stands; keys are listed in columns", async () => {
+  const up = await startUpstream("--tokens", "5");
+  const t = await startTandem(`targets:\n  - {name: cloud, tier: cloud, provider: openai, base_url: "${up.url}", model: m, region: us, clearance: internal}\n`);
+  const offered = () => t.child.stdout.split("\n").filter((l) => l.startsWith("  ")).map((l) => l.trim());
+  assert.equal(offered().length, 2);
+  for (const line of offered()) assert.match(execFileSync("sh", ["-c", line], { cwd: dir, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }), /\w/);
+  const key = JSON.parse((await tandem(["keys", "create", "--name", "mine", "--json", "--config", t.file])).stdout);
+  const [head, row] = (await tandem(["keys", "list", "--config", t.file])).stdout.trim().split("\n");
+  assert.deepEqual(head.split(/\s+/).slice(0, 3), ["ID", "TENANT", "NAME"]);
+  assert.deepEqual(row.split(/\s+/).slice(0, 3), [key.id, "default", "mine"]);
+  await t.stop();
+  const again = await startTandem(`targets:\n  - {name: cloud, tier: cloud, provider: openai, base_url: "${up.url}", model: m, region: us, clearance: internal}\n`, { dir: t.dir });
+  const curl = again.child.stdout.split("\n").find((l) => l.includes("curl"));
+  assert.match(curl, /Bearer KEY/);
+  assert.match(execFileSync("sh", ["-c", curl.trim().replace("KEY", key.key)], { cwd: dir, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }), /"choices"/);
+  await again.stop();
+});

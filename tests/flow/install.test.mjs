@@ -40,7 +40,21 @@ test("a program builds with pkg-config alone and answers from the device and fro
   assert.match(remote.stdout, /^one two three\n\[cloud, cloud, \$0\.0\d+\]\n$/, remote.stderr);
   // Without a configuration: the embedded one, with the model and the model host that were installed.
   const local = run("./chat", ["set a timer for 10 minutes"]);
-  assert.match(local.stdout, /\[device, device, \$0\.000000\]/, local.stdout + local.stderr);
+  assert.equal(local.stdout, 'timer({"action":"set","duration":"10 minutes"})\n[device, device, $0.000000]\n', local.stderr);
+});
+
+test("C++ programs take the headers too", () => {
+  writeFileSync(join(dir, "tandem.cpp"), `#include <tandem/tandem.h>
+#include <tandem/admin.h>
+int main() { td_options o{}; o.log = TD_LOG_QUIET; td_runtime *r; td_failure f; o.config_text = "version: 7";
+  return td_runtime_open(&o, &r, &f) == 1 && td_version() == std::string(TANDEM_VERSION) ? 0 : 1; }
+`.replace("int main", "#include <string>\nint main"));
+  for (const standard of ["c++11", "c++20"]) {
+    const built = run("c++", [`-std=${standard}`, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "tandem.cpp", "-o", "tandem-cpp",
+      `-I${join(dirname(the("/tandem/tandem.h")), "..")}`, `-L${dirname(the("/libtandem.so"))}`, "-ltandem"]);
+    assert.equal(built.status, 0, built.stderr);
+    assert.equal(run("./tandem-cpp", []).status, 0);
+  }
 });
 
 test("the shared library has a version, and shows nothing but the public names", () => {

@@ -7,7 +7,7 @@ import { test } from "node:test";
 import { readStream, ROOT, startTandem, tandem, user } from "./lib.mjs";
 
 const t = await startTandem(
-  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n    class: command\n`);
+  `targets:\n  - name: device\n    tier: device\n    provider: llama\n    model: ${join(ROOT, "models/starter.gguf")}\n    class: command\n    capabilities: [default, embedding]\n`);
 const catalogue = JSON.parse(readFileSync(join(ROOT, "models/starter/catalogue.json"), "utf8"));
 const DECLINED = "Not for me.";
 
@@ -99,6 +99,55 @@ test("without tools it says something, and claims nothing", async () => {
 
 test("a long text is no command", async () => {
   assert.ok((await ask("set a timer for 10 minutes and ".repeat(20))).declined);
+});
+
+// What it says in a demanded form means nothing; that it has the form, and ends, is the grammar's doing.
+const object = (properties, more = {}) =>
+  ({ type: "object", properties, required: Object.keys(properties), additionalProperties: false, ...more });
+const depth = (x) => (x.next === null ? 1 : 1 + depth(x.next));
+const forms = {
+  "an enum": [object({ color: { type: "string", enum: ["red", "green"] } }), (x) => ["red", "green"].includes(x.color)],
+  "objects and lists in objects": [object({ a: object({ list: { type: "array", items: { type: "integer" }, minItems: 2, maxItems: 3 } }), on: { type: "boolean" } }),
+    (x) => [2, 3].includes(x.a.list.length) && x.a.list.every(Number.isInteger) && typeof x.on === "boolean"],
+  "references to definitions": [object({ from: { $ref: "#/$defs/point" }, to: { $ref: "#/$defs/point" } },
+    { $defs: { point: object({ x: { type: "integer", minimum: 0, maximum: 9 } }) } }), (x) => x.from.x in [...Array(10)] && x.to.x in [...Array(10)]],
+  "a reference to the whole": [object({ n: { enum: [1, 2] }, next: { anyOf: [{ $ref: "#" }, { type: "null" }] } }), (x) => depth(x) > 0],
+  "a pattern": [object({ month: { type: "string", pattern: "^[0-9]{4}-[0-9]{2}$" } }), (x) => /^\d{4}-\d{2}$/.test(x.month)],
+};
+for (const [name, [schema, holds]] of Object.entries(forms))
+  test(`a demanded form is kept: ${name}`, async () => {
+    const body = { model: "auto", messages: user("x"), max_tokens: 400,
+      response_format: { type: "json_schema", json_schema: { name: "it", strict: true, schema } } };
+    const choice = (await (await t.client()).chat.completions.create(body)).choices[0];
+    assert.equal(choice.finish_reason, "stop");
+    assert.ok(holds(JSON.parse(choice.message.content)), choice.message.content);
+    const s = await readStream(await t.post({ ...body, stream: true }));
+    assert.equal(s.finish, "stop");
+    assert.ok(holds(JSON.parse(s.text)), s.text);
+  });
+
+test("a schema that means nothing is refused as the schema it is", async () => {
+  for (const schema of [{ type: "objekt" }, { $ref: "#/$defs/none" }]) {
+    const r = await t.post({ model: "auto", messages: user("x"), response_format: { type: "json_schema", json_schema: { name: "it", schema } } });
+    assert.equal(r.status, 400);
+    assert.match((await r.json()).error.message, /JSON schema/);
+  }
+});
+
+test("tools that must not be called leave no call in the text either", async () => {
+  const { text } = await ask("set a timer for 10 minutes", catalogue, { tool_choice: "none" });
+  assert.ok(text && !/timer|tool_call/.test(text), text);
+});
+
+test("embeddings, whole and alike however they travel; how many dimensions is told", async () => {
+  const client = await t.client();
+  const [a, b] = (await client.embeddings.create({ model: "auto", input: ["set a timer", "play music"] })).data;
+  assert.deepEqual([a.index, b.index, a.embedding.length, b.embedding.length], [0, 1, 256, 256]);
+  assert.notDeepEqual(a.embedding, b.embedding);
+  const plain = await client.embeddings.create({ model: "auto", input: "set a timer", encoding_format: "float" });
+  assert.ok(plain.data[0].embedding.every((x, i) => Math.abs(x - a.embedding[i]) < 1e-6));
+  assert.ok(plain.usage.prompt_tokens > 0);
+  await assert.rejects(client.embeddings.create({ model: "auto", input: "x", dimensions: 8 }), (e) => e.status === 400 && /256/.test(e.message));
 });
 
 test("a call streams with its name first and whole arguments", async () => {

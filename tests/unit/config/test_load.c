@@ -89,6 +89,8 @@ static void the_embedded_defaults_load(void **state) {
     assert_int_equal(c->target_count, 1);
     assert_int_equal(c->targets[0].model_class, TD_MODEL_COMMAND);
     assert_true(td_str_starts(c->targets[0].model, TD_STR("/")));
+    const uint32_t whole_api = TD_CAP_CHAT | TD_CAP_COMPLETION | TD_CAP_EMBEDDING | TD_CAP_TOOLS | TD_CAP_JSON_SCHEMA;
+    assert_int_equal(c->targets[0].capabilities & whole_api, whole_api);
     td_config_unref(c);
 }
 

@@ -9,6 +9,7 @@
 #include "base/time.h"
 #include "fake_runtime.h"
 #include "raw_http.h"
+#include "server/answer.h"
 #include "server/server.h"
 
 struct house {
@@ -840,6 +841,26 @@ static void no_failed_allocation_brings_it_down(void **state) {
     house_close(&h);
 }
 
+// docs/errors.md has a row for every code the listener gives of itself, with its status where no other shares it.
+static void every_code_is_documented(void **state) {
+    (void)state;
+    static const int statuses[] = {400, 403, 404, 405, 408, 413, 415, 500, 503};
+    static char text[64 << 10];
+    char path[1024], row[120];
+    const char *here = strstr(__FILE__, "tests/unit/server/");
+    snprintf(path, sizeof path, "%.*sdocs/errors.md", (int)(here - __FILE__), __FILE__);
+    FILE *f = fopen(path, "r");
+    if (!f) // run from elsewhere than the build folder
+        skip();
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    fclose(f);
+    for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
+        snprintf(row, sizeof row, "| `%s` | %d |", td_answer_code(statuses[i]), statuses[i]);
+        if (!strstr(text, row))
+            fail_msg("docs/errors.md lacks: %s", row);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(framing_is_strict),
@@ -870,6 +891,7 @@ int main(void) {
         cmocka_unit_test(wrong_settings_fail_with_a_code),
         cmocka_unit_test(a_reload_takes_all_or_nothing),
         cmocka_unit_test(a_unix_socket_is_private_and_replaced_when_stale),
+        cmocka_unit_test(every_code_is_documented),
         cmocka_unit_test(no_failed_allocation_brings_it_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

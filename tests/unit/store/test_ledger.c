@@ -88,6 +88,14 @@ static bool on_row(void *user, const struct td_ledger_row *row) {
     return true;
 }
 
+// The rows of an exchange.
+static unsigned of_exchange(struct td_store *store, struct td_str exchange, struct seen *seen) {
+    struct td_ledger_filter filter = {.exchange = exchange};
+    seen->count = 0;
+    assert_ok(td_ledger_tail(store, &filter, 100, on_row, seen, NULL));
+    return seen->count;
+}
+
 static void a_row_comes_back_as_it_was_given(void **state) {
     (void)state;
     struct td_store *store = open_store(NULL);
@@ -95,8 +103,7 @@ static void a_row_comes_back_as_it_was_given(void **state) {
     struct seen seen = {0};
     assert_ok(td_ledger_append(store, &row));
     assert_ok(td_store_flush(store, 5000));
-    assert_ok(td_ledger_by_exchange(store, row.exchange, on_row, &seen, NULL));
-    assert_int_equal(seen.count, 1);
+    assert_int_equal(of_exchange(store, row.exchange, &seen), 1);
     assert_string_equal(seen.target, "device");
     assert_string_equal(seen.decision, "{\"draw\":7}");
     assert_true(seen.row.policy_version == row.policy_version);
@@ -110,7 +117,7 @@ static void a_row_comes_back_as_it_was_given(void **state) {
     assert_true(seen.row.mean_logprob == -0.25f);
     assert_true(isnan(seen.row.min_logprob));
     assert_memory_equal(seen.row.body_mac, row.body_mac, 32);
-    assert_int_equal(td_ledger_by_exchange(store, TD_STR("nobody"), on_row, &seen, NULL), TD_ERR_NOT_FOUND);
+    assert_int_equal(of_exchange(store, TD_STR("nobody"), &seen), 0);
     td_store_close(store);
 }
 
@@ -133,7 +140,7 @@ static void caps_hold_at_and_over(void **state) {
     assert_int_equal(seen.row.target.n, TD_LEDGER_TEXT_BYTES_MAX);
     struct td_ledger_proof proof;
     assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_int_equal(proof.bad_row, 0);
+    assert_int_equal(proof.bad, 0);
     td_store_close(store);
 }
 
@@ -263,13 +270,12 @@ static void text_is_never_read_as_sql(void **state) {
         assert_int_equal(seen.count, 0);
         assert_ok(td_ledger_stats(store, &filter, NULL, on_stats, &sums, NULL));
         assert_int_equal(sums.total.attempts, 0);
-        assert_int_equal(td_ledger_by_exchange(store, td_str_of(evil[i]), on_row, &seen, NULL), TD_ERR_NOT_FOUND);
+        assert_int_equal(of_exchange(store, td_str_of(evil[i]), &seen), 0);
         // As a value it goes in and comes out as it is.
         row.exchange = row.tenant = row.target = td_str_of(evil[i]);
         assert_ok(td_ledger_append(store, &row));
         assert_ok(td_store_flush(store, 5000));
-        assert_ok(td_ledger_by_exchange(store, td_str_of(evil[i]), on_row, &seen, NULL));
-        assert_int_equal(seen.count, 1);
+        assert_int_equal(of_exchange(store, td_str_of(evil[i]), &seen), 1);
         assert_string_equal(seen.target, evil[i]);
     }
     td_store_close(store);
@@ -285,81 +291,127 @@ static void tamper(const char *sql) {
     sqlite3_close(c);
 }
 
-static void a_changed_or_missing_record_breaks_its_chain(void **state) {
-    (void)state;
-    struct td_store *store = open_store(NULL);
-    struct td_receipt receipt = {.wall_ms = 1, .target = TD_STR("cloud"), .bytes = 10, .body_mac = {9}};
-    struct td_ledger_proof proof;
-    uint64_t number = 0, last;
-    for (int i = 0; i < 10; i++) {
-        struct td_ledger_row row = sample("chain");
-        assert_ok(td_ledger_append(store, &row));
-        assert_ok(td_receipt_append(store, &receipt, NULL, &last));
-        assert_true(last > number);
-        number = last;
-    }
+// What is handed over between two flushes is one segment.
+static void append_pair(struct td_store *store, int64_t wall_ms, int64_t cost_nusd) {
+    struct td_ledger_row row = sample("pair");
+    struct td_receipt receipt = {.wall_ms = wall_ms, .target = TD_STR("cloud"), .bytes = 10, .body_mac = {9}};
+    uint64_t number;
+    row.wall_ms = wall_ms;
+    row.cost_nusd = cost_nusd;
+    assert_ok(td_ledger_append(store, &row));
+    assert_ok(td_receipt_append(store, &receipt, NULL, &number));
     assert_ok(td_store_flush(store, 5000));
+}
+
+static struct td_ledger_proof prove(struct td_store *store) {
+    struct td_ledger_proof proof;
     assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_int_equal(proof.rows, 10);
-    assert_int_equal(proof.receipts, 10);
-    assert_int_equal(proof.bad_row + proof.bad_receipt, 0);
+    return proof;
+}
+
+static void a_changed_or_missing_record_breaks_the_chain(void **state) {
+    (void)state;
+    static const struct {
+        const char *sql;
+        uint64_t bad;
+    } cases[] = {
+        // A byte of a packed row; what stands beside the packed bytes; a link; a segment gone; two that change places.
+        {"UPDATE segments SET records=CAST(substr(records,1,40)||x'00'||substr(records,42) AS BLOB) WHERE last=8", 7},
+        {"UPDATE segments SET until_ms=0 WHERE last=8", 7},
+        {"UPDATE segments SET from_exchange='a' WHERE last=8", 7},
+        {"UPDATE segments SET until_exchange=until_exchange||zeroblob(200) WHERE last=8", 7},
+        {"UPDATE segments SET first=6 WHERE last=8", 6},
+        {"UPDATE segments SET chain=zeroblob(32) WHERE last=8", 7},
+        {"UPDATE segments SET chain=NULL WHERE last=8", 7},
+        {"UPDATE segments SET records=NULL WHERE last=8", 7},
+        {"DELETE FROM segments WHERE last=8", 9},
+        {"UPDATE segments SET last=100 WHERE last=8; UPDATE segments SET last=8 WHERE last=10; "
+         "UPDATE segments SET last=10 WHERE last=100",
+         9},
+    };
+    struct td_store *store = open_store(NULL);
+    for (int i = 0; i < 10; i++)
+        append_pair(store, 1000 + i, 1);
+    struct td_ledger_proof whole = prove(store);
+    assert_int_equal(whole.rows, 10);
+    assert_int_equal(whole.receipts, 10);
+    assert_int_equal(whole.bad, 0);
     td_store_close(store);
-    tamper("UPDATE ledger SET cost_nusd=cost_nusd-1 WHERE number=5; DELETE FROM receipts WHERE number=8");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        tamper("CREATE TABLE kept AS SELECT * FROM segments");
+        tamper(cases[i].sql);
+        store = open_store(NULL);
+        struct td_ledger_proof proof = prove(store);
+        if (proof.bad != cases[i].bad)
+            fail_msg("%s: %d", cases[i].sql, (int)proof.bad);
+        struct seen seen = {0};
+        assert_ok(td_ledger_tail(store, NULL, 100, on_row, &seen, NULL)); // what can be read is read
+        assert_true(seen.count >= 8);
+        td_store_close(store);
+        tamper("DELETE FROM segments; INSERT INTO segments SELECT * FROM kept; DROP TABLE kept");
+    }
     store = open_store(NULL);
-    assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_int_equal(proof.bad_row, 5);
-    assert_int_equal(proof.bad_receipt, 10);
+    struct td_ledger_proof again = prove(store);
+    assert_int_equal(again.bad, 0);
+    assert_memory_equal(again.head, whole.head, 32);
     td_store_close(store);
 }
 
 static void old_rows_go_and_the_chain_still_holds(void **state) {
     (void)state;
-    struct td_store_options options = {0};
-    struct td_store *store = open_store(&options);
-    struct td_ledger_proof proof;
+    struct td_store *store = open_store(NULL);
     int64_t nusd;
-    for (int i = 0; i < 30; i++) {
-        struct td_ledger_row row = sample("old");
-        struct td_receipt receipt = {.wall_ms = 1000 + i, .target = TD_STR("cloud"), .bytes = 10};
-        uint64_t number;
-        row.wall_ms = 1000 + i;
-        row.cost_nusd = 7;
-        assert_ok(td_ledger_append(store, &row));
-        assert_ok(td_receipt_append(store, &receipt, NULL, &number));
-    }
-    assert_ok(td_store_flush(store, 5000));
+    for (int i = 0; i < 30; i++)
+        append_pair(store, 1000 + i, 7);
     td_store_close(store); // writes the sums out
-    store = open_store(&options);
-    assert_ok(td_ledger_prune(store, 1010, 4, NULL, NULL));
-    assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_int_equal(proof.rows, 26); // a few at a time
-    assert_int_equal(proof.receipts, 26);
+    store = open_store(NULL);
+    assert_ok(td_ledger_prune(store, 1010, 8, NULL, NULL));
+    assert_int_equal(prove(store).rows, 26); // a few at a time
+    assert_int_equal(prove(store).receipts, 26);
+    assert_ok(td_ledger_prune(store, 1010, 1, NULL, NULL)); // what was written together goes together
+    assert_int_equal(prove(store).rows, 25);
     for (int i = 0; i < 5; i++)
         assert_ok(td_ledger_prune(store, 1010, 4, NULL, NULL));
-    assert_ok(td_ledger_verify(store, &proof, NULL));
+    struct td_ledger_proof proof = prove(store);
     assert_int_equal(proof.rows, 20);
     assert_int_equal(proof.receipts, 20);
-    assert_int_equal(proof.bad_row + proof.bad_receipt, 0);
-    assert_true(proof.pruned_row > 0 && proof.pruned_receipt > 0);
+    assert_int_equal(proof.bad, 0);
+    assert_int_equal(proof.pruned, 20);
     assert_ok(td_ledger_prune(store, INT64_MAX, 1000, NULL, NULL)); // the newest stays: the next hangs on it
-    assert_ok(td_ledger_verify(store, &proof, NULL));
+    assert_int_equal(prove(store).rows, 1);
+    append_pair(store, 2000, 1);
+    assert_ok(td_ledger_prune(store, INT64_MAX, 1000, NULL, NULL)); // so does what the sums do not cover
+    proof = prove(store);
     assert_int_equal(proof.rows, 1);
-    struct td_ledger_row row = sample("new");
-    row.cost_nusd = 1;
-    assert_ok(td_ledger_append(store, &row));
-    assert_ok(td_store_flush(store, 5000));
-    assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_int_equal(proof.rows, 2);
-    assert_int_equal(proof.bad_row, 0);
+    assert_int_equal(proof.bad, 0);
+    append_pair(store, 2001, 1);
+    append_pair(store, 2002, 1);
+    assert_ok(td_ledger_prune(store, INT64_MAX, 1000, NULL, NULL));
+    assert_int_equal(prove(store).rows, 3);
     assert_ok(td_ledger_spent(store, TD_STR("acme"), TD_STR_NONE, 0, &nusd, NULL));
-    assert_int_equal(nusd, 211); // what was spent stays known
+    assert_int_equal(nusd, 213); // what was spent stays known
     td_store_close(store);
-    // A front that somebody else cut off is found.
-    tamper("DELETE FROM ledger WHERE number=(SELECT min(number) FROM ledger);"
-           "UPDATE meta SET value=(SELECT min(number) FROM ledger)-1 WHERE name='cut_rows'");
-    store = open_store(&options);
-    assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_true(proof.bad_row > 0);
+    // A front that somebody else cut off is found, also where he notes it as retention would.
+    tamper("UPDATE meta SET value=(SELECT min(last) FROM segments) WHERE name='cut';"
+           "UPDATE meta SET value=(SELECT chain FROM segments ORDER BY last LIMIT 1) WHERE name='cut_head';"
+           "DELETE FROM segments WHERE last=(SELECT min(last) FROM segments)");
+    store = open_store(NULL);
+    assert_true(prove(store).bad > 0);
+    td_store_close(store);
+}
+
+static void numbers_go_on_where_the_newest_segment_ends(void **state) {
+    (void)state;
+    struct td_store *store = open_store(NULL);
+    append_pair(store, 1000, 1);
+    td_store_close(store);
+    store = open_store(NULL);
+    assert_ok(td_ledger_prune(store, INT64_MAX, 1000, NULL, NULL));
+    append_pair(store, 1001, 1);
+    struct seen seen = {0};
+    assert_ok(td_ledger_tail(store, NULL, 100, on_row, &seen, NULL));
+    assert_int_equal(seen.count, 2);
+    assert_int_equal(seen.numbers[1], 3);
     td_store_close(store);
 }
 
@@ -471,7 +523,7 @@ static int full_disk(void) {
         return 5;
     taken++;
     struct td_ledger_proof proof;
-    if (td_ledger_verify(store, &proof, NULL) != TD_OK || proof.rows != taken || proof.bad_row)
+    if (td_ledger_verify(store, &proof, NULL) != TD_OK || proof.rows != taken || proof.bad)
         return 6;
     td_store_close(store);
     return 0;
@@ -520,7 +572,7 @@ static void rows_of_a_killed_process_are_in_the_ledger(void **state) {
     assert_ok(td_ledger_verify(store, &proof, NULL));
     assert_true(proof.rows >= last + 1);
     assert_true(proof.rows <= last + 2); // one may have been handed over and not told
-    assert_int_equal(proof.bad_row, 0);
+    assert_int_equal(proof.bad, 0);
     td_store_close(store);
 }
 
@@ -604,7 +656,7 @@ static void every_allocation_may_fail(void **state) {
     struct td_ledger_proof proof;
     struct sums sums = {0};
     assert_ok(td_ledger_verify(store, &proof, NULL));
-    assert_int_equal(proof.bad_row, 0);
+    assert_int_equal(proof.bad, 0);
     assert_ok(td_ledger_stats(store, NULL, NULL, on_stats, &sums, NULL));
     assert_int_equal(sums.total.attempts, proof.rows); // sums lost nothing either
     td_store_close(store);
@@ -623,8 +675,9 @@ int main(void) {
         T(numbers_rise_over_restarts_and_tail_filters),
         T(stats_add_up_before_and_after_a_restart),
         T(text_is_never_read_as_sql),
-        T(a_changed_or_missing_record_breaks_its_chain),
+        T(a_changed_or_missing_record_breaks_the_chain),
         T(old_rows_go_and_the_chain_still_holds),
+        T(numbers_go_on_where_the_newest_segment_ends),
         T(a_second_process_is_told_who_holds_the_directory),
         T(files_are_the_owners_alone),
         T(readers_share_and_change_nothing),

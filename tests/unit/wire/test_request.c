@@ -56,7 +56,9 @@ static void wrong_wishes_are_refused(void **state) {
         const char *json, *param;
     } list[] = {
         {"7", "tandem"},
-        {"{\"lables\":[]}", "tandem"},
+        {"{\"lables\":[]}", "tandem.lables"},
+        {"{\"no name\":1}", "tandem"},
+        {"{\"\":1}", "tandem"},
         {"{\"prefer\":\"best\"}", "tandem.prefer"},
         {"{\"prefer\":\"\"}", "tandem.prefer"},
         {"{\"data_class\":3}", "tandem.data_class"},
@@ -139,6 +141,7 @@ static void unknown_headers_of_ours_are_refused_and_others_left_alone(void **sta
     assert_ok(header("x-tandem", "x"));
     assert_int_equal(header("x-tandem-resdency", "eu"), TD_ERR_BAD_REQUEST);
     assert_non_null(strstr(error.message, "x-tandem-residency"));
+    assert_string_equal(error.param, "x-tandem-resdency");
     static const char *const wrong[][2] = {{"deadline-ms", "-1"},    {"deadline-ms", ""},    {"max-cost-usd", "1,5"},
                                            {"max-cost-usd", "1."},   {"max-cost-usd", ".5"}, {"max-cost-usd", "1e3"},
                                            {"fresh", "yes"},         {"labels", ""},         {"labels", "a b"},
