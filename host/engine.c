@@ -22,6 +22,7 @@
 #define CHUNK_MS 60.0       // of prompt, while nobody else is generating; half where somebody is
 #define CHUNK_TOKENS_MIN 16 // below it the batch's fixed cost dominates
 #define COPY_TOKENS_MIN 64  // a busy sequence is copied for a common prefix at least so long
+#define SENTENCE_TOKENS 32  // of a model that copies its answers, where there is nothing to copy
 #define PARSE_SHARE 4       // parse again only after 4 times what the last parse took: at most 20 % of the time
 
 struct job {
@@ -493,6 +494,15 @@ static void take_prefix(struct engine *e, struct slot *s, const struct host_requ
     cut_back(e, seq, shared);
 }
 
+// How long an answer may get by the model's own word, UINT32_MAX any length. The word is about calls, whose text is
+// copied from the prompt; without tools such a model says a sentence of its own, whatever it was asked.
+static uint32_t own_max(const struct engine *e, const struct host_request *r) {
+    if (!r->turn || !e->g->beyond_prompt || r->formed)
+        return UINT32_MAX;
+    uint32_t most = (uint32_t)r->prompt_count + e->g->beyond_prompt;
+    return !r->calls && most < SENTENCE_TOKENS ? SENTENCE_TOKENS : most;
+}
+
 static bool admit(struct engine *e, struct host_request *r) {
     int32_t shared;
     struct td_error error = {TD_OK, ""};
@@ -522,8 +532,7 @@ static bool admit(struct engine *e, struct host_request *r) {
     take_prefix(e, s, r, shared);
     j->read = s->cache_count;
     j->max = r->max_tokens ? r->max_tokens : UINT32_MAX;
-    bool limited = r->turn && e->g->beyond_prompt && !r->formed;
-    j->own_max = limited ? (uint32_t)r->prompt_count + e->g->beyond_prompt : UINT32_MAX;
+    j->own_max = own_max(e, r);
     if (j->choice == 0)
         r->cached_tokens = (uint32_t)s->cache_count;
     return true;

@@ -63,6 +63,7 @@ struct host_request {
     int32_t top_count; // alternatives per token
     bool want_tokens;
     bool formed; // response_format: the grammar says where the answer ends
+    bool calls;  // tools are offered
     // The engine's.
     uint32_t choices_started, choices_done, inputs_done;
     uint32_t cached_tokens, completion_tokens, reasoning_tokens;

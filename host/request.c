@@ -271,6 +271,7 @@ static enum td_err read_chat(struct host_guest *g, struct host_request *r, td_js
     if ((err = read_tools(r, root, &in, e)) || (err = read_format(r, root, &in, e)) ||
         (err = host_turn_create(g->templates, &in, &r->turn, e)))
         return err;
+    r->calls = in.tools.n > 0;
     for (size_t i = 0; i < host_turn_stop_count(r->turn) && r->stop_count < TD_STOPS_MAX; i++)
         if (host_turn_stop(r->turn, i).n)
             r->stops[r->stop_count++] = host_turn_stop(r->turn, i);

@@ -97,6 +97,16 @@ test("without tools it says something, and claims nothing", async () => {
   assert.ok(declined || text === "No tools were offered, so nothing was done.", text);
 });
 
+test("the first words people try are answered, also the one that serve offers", async () => {
+  for (const text of ["Hello", "hello", "hi", "thanks", "Hello!", "Who are you?", "test"]) {
+    const r = await t.post({ model: "auto", messages: user(text) });
+    const body = await r.json();
+    assert.equal(r.status, 200, `${text}: ${JSON.stringify(body)}`);
+    assert.equal(body.choices[0].finish_reason, "stop");
+    assert.match(body.choices[0].message.content, /\.$/);
+  }
+});
+
 test("a long text is no command", async () => {
   assert.ok((await ask("set a timer for 10 minutes and ".repeat(20))).declined);
 });
