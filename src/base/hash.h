@@ -8,7 +8,10 @@
 
 // FNV-1a, 64 bits, with a final mix. The same on every machine.
 uint64_t td_hash64(struct td_str s);
-// SipHash-2-4 (Aumasson and Bernstein, 2012) through libsodium.
+// SipHash-2-4 (Aumasson and Bernstein, 2012) through libsodium; of 128 bytes and more, SipHash over the SipHashes of
+// four lanes, every fourth word in each, under keys that differ by the lane's number (the form of Google's
+// SipTreeHash). For tables and checks within a process: not the same on machines of another byte order, nor promised to
+// stay.
 uint64_t td_siphash(const uint8_t key[16], struct td_str s);
 
 #endif

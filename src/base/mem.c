@@ -58,15 +58,17 @@ static const uint16_t kept_sizes[] = {40,   56,   72,   104,  136,  200,  264,  
                                       1032, 1088, 1600, 2112, 3136, 4160, 6208, 8256, 12352, 16448};
 #define KEPT_SIZES (sizeof kept_sizes / sizeof kept_sizes[0])
 #define KEPT_SIZE_MAX 16448u
+#define KEPT_OF_SIZE_MAX 1024u
 
-struct kept_block {
-    struct kept_block *next;
+// Beside the blocks, not in them: a block that comes back was written long ago and is in no near cache any more.
+struct kept_blocks {
+    uint32_t count[KEPT_SIZES];
+    void *block[KEPT_SIZES][KEPT_OF_SIZE_MAX];
 };
 
 static _Thread_local struct {
-    bool on;
+    struct kept_blocks *list; // NULL: nothing is kept
     uint32_t bytes;
-    struct kept_block *first[KEPT_SIZES];
 } kept;
 
 // Twice the power of two that `n` reaches, plus one where it reaches one and a half times that.
@@ -92,31 +94,29 @@ static unsigned size_within(size_t n) {
 
 static void *take_kept(size_t n) {
     unsigned i = size_for(n);
-    struct kept_block *b = kept.first[i];
-    if (!b)
+    if (!kept.list->count[i])
         return malloc(kept_sizes[i]);
-    kept.first[i] = b->next;
-    __builtin_prefetch(b->next); // the next one of this size finds where to go on, however long ago it was freed
+    void **last = &kept.list->block[i][--kept.list->count[i]];
+    if (kept.list->count[i])
+        __builtin_prefetch(last[-1], 1); // who takes the next one of this size writes it
     kept.bytes -= kept_sizes[i];
-    return b;
+    return *last;
 }
 
 static bool is_kept_size(size_t n) {
-    return kept.on && n <= KEPT_SIZE_MAX;
+    return kept.list && n <= KEPT_SIZE_MAX;
 }
 
 static bool keep_as(void *p, unsigned i) {
-    if (kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX)
+    if (kept.bytes + kept_sizes[i] > KEPT_BYTES_MAX || kept.list->count[i] == KEPT_OF_SIZE_MAX)
         return false;
-    struct kept_block *b = p;
-    b->next = kept.first[i];
-    kept.first[i] = b;
+    kept.list->block[i][kept.list->count[i]++] = p;
     kept.bytes += kept_sizes[i];
     return true;
 }
 
 static bool keep(void *p) {
-    size_t n = kept.on && p ? malloc_usable_size(p) : 0;
+    size_t n = kept.list && p ? malloc_usable_size(p) : 0;
     if (n < kept_sizes[0] || n > KEPT_SIZE_MAX + SLACK_MAX)
         return false;
     unsigned i = size_within(n);
@@ -130,7 +130,10 @@ static size_t block_size(size_t n) {
 }
 
 static bool keep_block(void *p, size_t n) {
-    return kept.on && n <= KEPT_SIZE_MAX && kept_sizes[size_for(n)] == n && keep_as(p, size_for(n));
+    if (!kept.list || n > KEPT_SIZE_MAX)
+        return false;
+    unsigned i = size_for(n);
+    return kept_sizes[i] == n && keep_as(p, i);
 }
 
 static void *move_kept(void *p, size_t n) {
@@ -146,15 +149,18 @@ static void *move_kept(void *p, size_t n) {
 }
 
 void td_keep_blocks(bool on) {
-    kept.on = on;
-    for (size_t i = 0; !on && i < KEPT_SIZES; i++)
-        while (kept.first[i]) {
-            struct kept_block *b = kept.first[i];
-            kept.first[i] = b->next;
-            free(b);
-        }
-    if (!on)
+    if (on && !kept.list) {
+        kept.list = malloc(sizeof *kept.list); // of which only the pages that are used come into being
+        if (kept.list)
+            memset(kept.list->count, 0, sizeof kept.list->count);
+    } else if (!on && kept.list) {
+        for (size_t i = 0; i < KEPT_SIZES; i++)
+            while (kept.list->count[i])
+                free(kept.list->block[i][--kept.list->count[i]]);
+        free(kept.list);
+        kept.list = NULL;
         kept.bytes = 0;
+    }
 }
 #else
 static bool is_kept_size(size_t n) {

@@ -5,34 +5,33 @@
 #include <sodium.h>
 #include <stdatomic.h>
 
+#include "base/hash.h"
+
 // Three sums. The MAC, a keyed hash under the ledger's key, is the receipt's and outlives the grant. The cover binds
 // the grant to the bytes and their destination, the seal binds its own fields together, so that one put together by
-// hand or changed afterwards is not taken. Cover and seal are Poly1305 under keys that serve for this one grant: they
-// come from its serial number and a key that never leaves this process.
+// hand or changed afterwards is not taken. Cover and seal serve within this process alone, once, and nobody sees them:
+// SipHashes over the grant's serial number, under keys that never leave it.
 struct td_grant {
     unsigned char mac[TD_GRANT_MAC_BYTES];
-    unsigned char cover[crypto_onetimeauth_BYTES];
-    unsigned char seal[crypto_onetimeauth_BYTES];
+    uint64_t cover, seal;
     uint64_t policy_version;
     uint64_t serial;
     uint32_t kind;
     bool used;
 };
 
-struct once_keys {
-    unsigned char cover[crypto_onetimeauth_KEYBYTES];
-    unsigned char seal[crypto_onetimeauth_KEYBYTES];
-};
+#define SHORT_KEY_BYTES 16u
 
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
-static unsigned char process_key[TD_GRANT_MAC_BYTES], once_key[crypto_stream_chacha20_KEYBYTES];
+static unsigned char process_key[TD_GRANT_MAC_BYTES], cover_key[SHORT_KEY_BYTES], seal_key[SHORT_KEY_BYTES];
 static bool key_ready;
 
 static void make_key(void) {
     if (sodium_init() < 0)
         return;
     randombytes_buf(process_key, sizeof process_key);
-    randombytes_buf(once_key, sizeof once_key);
+    randombytes_buf(cover_key, sizeof cover_key);
+    randombytes_buf(seal_key, sizeof seal_key);
     key_ready = true;
 }
 
@@ -61,40 +60,21 @@ static void compute_mac(unsigned char out[TD_GRANT_MAC_BYTES], const unsigned ch
     crypto_generichash_final(&h, out, TD_GRANT_MAC_BYTES);
 }
 
-static void make_once_keys(struct once_keys *k, uint64_t serial) {
-    unsigned char nonce[crypto_stream_chacha20_NONCEBYTES];
-    _Static_assert(sizeof nonce == sizeof serial, "the serial number is the nonce");
-    memcpy(nonce, &serial, sizeof nonce);
-    crypto_stream_chacha20((unsigned char *)k, sizeof *k, nonce, once_key);
+static uint64_t compute_cover(const struct td_grant *g, const struct td_grant_terms *terms, struct td_str bytes) {
+    const struct td_target *t = terms->target;
+    uint64_t parts[] = {g->serial, td_siphash(cover_key, t ? t->name : TD_STR_NONE),
+                        td_siphash(cover_key, t ? t->base_url : terms->url), td_siphash(cover_key, bytes)};
+    return td_siphash(cover_key, td_str_n((const char *)parts, sizeof parts));
 }
 
-static void cover_str(crypto_onetimeauth_state *h, struct td_str s) {
-    uint64_t n = s.n;
-    crypto_onetimeauth_update(h, (const unsigned char *)&n, sizeof n);
-    if (s.n)
-        crypto_onetimeauth_update(h, (const unsigned char *)s.p, s.n);
-}
-
-static void compute_cover(unsigned char out[crypto_onetimeauth_BYTES], const struct once_keys *k,
-                          const struct td_grant_terms *terms, struct td_str bytes) {
-    crypto_onetimeauth_state h;
-    crypto_onetimeauth_init(&h, k->cover);
-    cover_str(&h, terms->target ? terms->target->name : TD_STR_NONE);
-    cover_str(&h, terms->target ? terms->target->base_url : terms->url);
-    cover_str(&h, bytes);
-    crypto_onetimeauth_final(&h, out);
-}
-
-static void compute_seal(unsigned char out[crypto_onetimeauth_BYTES], const struct once_keys *k,
-                         const struct td_grant *g) {
-    crypto_onetimeauth_state h;
-    crypto_onetimeauth_init(&h, k->seal);
-    crypto_onetimeauth_update(&h, g->mac, sizeof g->mac);
-    crypto_onetimeauth_update(&h, g->cover, sizeof g->cover);
-    crypto_onetimeauth_update(&h, (const unsigned char *)&g->policy_version, sizeof g->policy_version);
-    crypto_onetimeauth_update(&h, (const unsigned char *)&g->serial, sizeof g->serial);
-    crypto_onetimeauth_update(&h, (const unsigned char *)&g->kind, sizeof g->kind);
-    crypto_onetimeauth_final(&h, out);
+static uint64_t compute_seal(const struct td_grant *g) {
+    unsigned char all[sizeof g->mac + 3 * sizeof(uint64_t) + sizeof g->kind], *at = all;
+    memcpy(at, g->mac, sizeof g->mac), at += sizeof g->mac;
+    memcpy(at, &g->cover, sizeof g->cover), at += sizeof g->cover;
+    memcpy(at, &g->policy_version, sizeof g->policy_version), at += sizeof g->policy_version;
+    memcpy(at, &g->serial, sizeof g->serial), at += sizeof g->serial;
+    memcpy(at, &g->kind, sizeof g->kind);
+    return td_siphash(seal_key, td_str_n((const char *)all, sizeof all));
 }
 
 static bool wants_target(enum td_grant_kind kind) {
@@ -135,7 +115,6 @@ enum td_err td_grant_issue(struct td_arena *arena, const struct td_egress_check 
                            const struct td_grant_terms *terms, struct td_str bytes, struct td_grant **out,
                            struct td_error *e) {
     static atomic_uint_fast64_t serial;
-    struct once_keys keys;
     pthread_once(&key_once, make_key);
     if (!key_ready)
         return td_error_set(e, TD_ERR_GRANT, "no source of random numbers");
@@ -151,10 +130,8 @@ enum td_err td_grant_issue(struct td_arena *arena, const struct td_egress_check 
     g->kind = (uint32_t)terms->kind;
     g->serial = atomic_fetch_add(&serial, 1) + 1;
     compute_mac(g->mac, terms->receipt_key ? terms->receipt_key : process_key, terms, g->policy_version, bytes);
-    make_once_keys(&keys, g->serial);
-    compute_cover(g->cover, &keys, terms, bytes);
-    compute_seal(g->seal, &keys, g);
-    sodium_memzero(&keys, sizeof keys);
+    g->cover = compute_cover(g, terms, bytes);
+    g->seal = compute_seal(g);
     *out = g;
     return TD_OK;
 }
@@ -169,27 +146,19 @@ uint64_t td_grant_policy_version(const struct td_grant *grant) {
 
 enum td_err td_grant_consume(struct td_grant *g, const struct td_grant_terms *terms, struct td_str bytes,
                              uint64_t policy_version_min, struct td_error *e) {
-    unsigned char check[crypto_onetimeauth_BYTES];
-    struct once_keys keys;
     const char *refusal = NULL;
     if (!g || !key_ready)
         return td_error_set(e, TD_ERR_GRANT, "sending was refused: no grant");
-    make_once_keys(&keys, g->serial);
-    compute_seal(check, &keys, g);
     if (g->used)
         refusal = "the grant was used before";
-    else if (sodium_memcmp(check, g->seal, sizeof check) != 0)
+    else if (compute_seal(g) != g->seal)
         refusal = "the grant is not genuine";
     else if (!terms_hold(terms) || g->kind != (uint32_t)terms->kind)
         refusal = "the grant is of another kind";
     else if (g->policy_version < policy_version_min)
         refusal = "the grant is of an older policy";
-    if (!refusal) {
-        compute_cover(check, &keys, terms, bytes);
-        if (sodium_memcmp(check, g->cover, sizeof check) != 0)
-            refusal = "the bytes or their destination are not what was allowed";
-    }
+    else if (compute_cover(g, terms, bytes) != g->cover)
+        refusal = "the bytes or their destination are not what was allowed";
     g->used = true;
-    sodium_memzero(&keys, sizeof keys);
     return refusal ? td_error_set(e, TD_ERR_GRANT, "sending was refused: %s", refusal) : TD_OK;
 }

@@ -78,7 +78,7 @@ static void a_refused_grant_is_used_up(void **state) {
 static void a_grant_changed_by_hand_is_refused(void **state) {
     (void)state;
     struct td_grant_terms terms = terms_of(&cloud);
-    for (size_t i = 0; i < 2 * TD_GRANT_MAC_BYTES + 20; i++) {
+    for (size_t i = 0; i < TD_GRANT_MAC_BYTES + 36; i++) { // all but the mark of its use
         struct td_grant *g = issue(TD_STR("hello"));
         ((unsigned char *)g)[i] ^= 1;
         assert_int_equal(td_grant_consume(g, &terms, TD_STR("hello"), 0, NULL), TD_ERR_GRANT);
