@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
-#include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -39,14 +39,17 @@ static enum td_err refuse(struct td_error *e, const char *option, const char *pa
                         reason ? reason : "unknown reason");
 }
 
-// Without memory for a certificate, or for the key in it, OpenSSL goes on as if it were not there: every client would
-// be refused for reasons that nobody finds.
+// Without memory for a certificate OpenSSL goes on as if it were not there, or as if its key had no bits; and what its
+// extensions say is read at the first handshake, where want of memory would spoil it for good. Either way every client
+// would be refused for reasons that nobody finds. So all of it is read here.
 static bool is_whole(X509_STORE *store, int names) {
     STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(store);
     bool ok = sk_X509_OBJECT_num(all) >= names;
     for (int i = 0; ok && i < sk_X509_OBJECT_num(all); i++) {
         X509 *certificate = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
-        ok = !certificate || X509_get0_pubkey(certificate);
+        const EVP_PKEY *key = certificate ? X509_get0_pubkey(certificate) : NULL;
+        ok = !certificate || (key && EVP_PKEY_get_bits(key) > 0 && EVP_PKEY_get_security_bits(key) > 0 &&
+                              X509_check_purpose(certificate, -1, 0) == 1);
     }
     return ok;
 }

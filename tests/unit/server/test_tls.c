@@ -269,8 +269,25 @@ static void a_client_gone_under_tls_is_noticed(void **state) {
     house_close(&h);
 }
 
+// The extension says nothing readable: a CA like that would vouch for nobody, which must not show only when clients
+// come.
+static struct identity spoiled_ca_make(void) {
+    struct identity id = identity_make("spoiled-ca", NULL);
+    ASN1_OCTET_STRING *text = ASN1_OCTET_STRING_new();
+    ASN1_OCTET_STRING_set(text, (const unsigned char *)"\x04\x01", 2);
+    X509_EXTENSION *e = X509_EXTENSION_create_by_NID(NULL, NID_basic_constraints, 1, text);
+    X509_EXTENSION_free(X509_delete_ext(id.certificate, 0));
+    X509_add_ext(id.certificate, e, 0);
+    assert_true(X509_sign(id.certificate, id.key, EVP_sha256()) > 0);
+    write_pem(id.certificate_path, NULL, id.certificate);
+    X509_EXTENSION_free(e);
+    ASN1_OCTET_STRING_free(text);
+    return id;
+}
+
 static void wrong_files_are_refused_at_start(void **state) {
     (void)state;
+    struct identity spoiled_ca = spoiled_ca_make();
     const struct {
         const char *cert, *key, *ca, *says;
     } rows[] = {
@@ -278,6 +295,7 @@ static void wrong_files_are_refused_at_start(void **state) {
         {server_id.certificate_path, "", "", "tls.key"},
         {server_id.key_path, server_id.key_path, "", "tls.cert"},
         {server_id.certificate_path, server_id.key_path, server_id.key_path, "tls.client_ca"},
+        {server_id.certificate_path, server_id.key_path, spoiled_ca.certificate_path, "tls.client_ca"},
         {"", "", ca.certificate_path, "tls.cert"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -291,6 +309,7 @@ static void wrong_files_are_refused_at_start(void **state) {
         assert_non_null(strstr(failure.message, rows[i].says));
         fake_runtime_destroy(runtime);
     }
+    identity_finish(&spoiled_ca);
 }
 
 int main(void) {
