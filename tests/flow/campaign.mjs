@@ -31,7 +31,7 @@ export function draws(seed, stream = 0) {
 }
 
 // A wire to 127.0.0.1:`port`. `cut(at, how)` lets exactly `at` more bytes of answers through and then ends the connection,
-// politely ("fin") or not ("rst"); `seen` counts the bytes of answers that went through.
+// politely ("fin") or not ("rst"); `seen` counts the bytes of answers that went through; `drop()` ends what is open.
 export async function startWire(port) {
   const self = { seen: 0, left: Infinity, how: "fin", cuts: 0, connections: 0 };
   const pairs = new Set();
@@ -65,10 +65,11 @@ export async function startWire(port) {
     });
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  after(() => { for (const p of pairs) { p.down.destroy(); p.up.destroy(); } server.close(); });
+  after(() => { self.drop(); server.close(); });
   self.url = `http://127.0.0.1:${server.address().port}/v1`;
   self.cut = (at, how) => { self.left = at; self.how = how; };
   self.whole = () => { self.left = Infinity; };
+  self.drop = () => { for (const p of pairs) { p.down.destroy(); p.up.destroy(); } };
   return self;
 }
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { ROOT, readStream, startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
+import { ROOT, SLOWER, readStream, startTandem, startUpstream, tandem, until, user } from "./lib.mjs";
 
 const tools = JSON.parse(readFileSync(join(ROOT, "models/starter/catalogue.json"), "utf8"));
 const starter = join(ROOT, "models/starter.gguf");
@@ -38,7 +38,7 @@ test("cascade: a command is answered on the device, a hard question in the cloud
 });
 
 test("progressive: a draft at once, then the cloud's text replaces it; the final text is the cloud's", async () => {
-  const { up, t } = await house({ upstreamArgs: ["--tokens", "30", "--first-token-ms", "800"] });
+  const { up, t } = await house({ upstreamArgs: ["--tokens", "30", "--first-token-ms", `${Math.round(800 * SLOWER)}`] });
   await t.post({ model: "device", messages: user("hello"), max_tokens: 5 }); // loads the model
   const prompt = user("what is the tallest building of the town");
   const start = Date.now();

@@ -13,6 +13,7 @@ import { after } from "node:test";
 export const ROOT = process.env.ROOT;
 export const TANDEM = process.env.TANDEM;
 const DEADLINE_MS = Number(process.env.FLOW_DEADLINE_MS ?? 20000); // sanitizers are slow
+export const SLOWER = DEADLINE_MS / 20000; // how much, for what plays another side that must not be the faster one
 
 const stops = [];
 after(async () => {
