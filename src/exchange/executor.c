@@ -498,9 +498,11 @@ static int settle_step(struct td_exchange *x, const struct td_x_attempt *a, enum
         return -1;
     }
     bool passing = !refused && (class == TD_X_CLASS_RETRY || class == TD_X_CLASS_LAST);
+    bool unsaid = code == TD_ERR_UPSTREAM_RATE && !a->rec.retry_after_ms; // how long: the next first, then a moment
+    uint32_t wait_ms = unsaid ? TD_RATE_PAUSE_MS : a->rec.retry_after_ms;
     s->state = passing ? TD_X_STEP_PAUSED : TD_X_STEP_OUT;
-    s->not_before_ns = a->rec.retry_after_ms ? x->now_ns + a->rec.retry_after_ms * TD_MS_NS : 0;
-    return passing && class == TD_X_CLASS_RETRY ? (int)a->rec.step : -1;
+    s->not_before_ns = wait_ms ? x->now_ns + wait_ms * TD_MS_NS : 0;
+    return passing && class == TD_X_CLASS_RETRY && !unsaid ? (int)a->rec.step : -1;
 }
 
 static void after_failure(struct td_exchange *x, struct td_x_attempt *a, enum td_err code, struct td_str message) {
@@ -610,7 +612,10 @@ static void no_target(struct td_exchange *x) {
     struct td_x_fault *f = &x->refusal;
     f->code = TD_ERR_NO_TARGET;
     f->message = verdicts_text(x);
-    if (passes)
+    f->retry_after_ms = x->plan->retry_after_ms;
+    if (seen == 1ull << TD_REASON_OVERLOADED)
+        f->code = TD_ERR_OVERLOAD;
+    else if (passes)
         f->code = TD_ERR_UNAVAILABLE;
     else if (seen == 1ull << TD_REASON_CONTEXT)
         f->code = TD_ERR_CONTEXT_LENGTH;
@@ -689,9 +694,21 @@ static void show_success(struct td_exchange *x) {
     end(x, x->degraded ? TD_X_END_DEGRADED : TD_X_END_OK, TD_OK, 200);
 }
 
-// The answer is whole; its end is shown once what was promised of it is on the disk.
+static void show_failure(struct td_exchange *x) {
+    const struct td_x_fault *f = &x->failed;
+    bool own = f->code == TD_ERR_NO_TARGET && f->http_status; // judged in no_target
+    int status = own ? f->http_status : td_x_http_status(f->code, f->http_status);
+    td_x_show_error(x, f->code, status, f->retry_after_ms, f->message);
+    end(x, x->begun ? TD_X_END_BROKEN : TD_X_END_ERROR, f->code, status);
+}
+
+// The answer is whole, or there will be none; its end is shown once what is promised with it is on the disk.
 static void show_when_safe(struct td_exchange *x) {
-    if (x->phase == TD_X_WAITING && !x->rows_wait && x->outbox_wait_ns == 0)
+    if (x->phase != TD_X_WAITING || x->rows_wait || x->outbox_wait_ns)
+        return;
+    if (x->failed.code)
+        show_failure(x);
+    else
         show_success(x);
 }
 
@@ -737,10 +754,12 @@ void td_x_give_up(struct td_exchange *x, enum td_err code) {
     record_all(x, TD_X_OUTCOME_CANCELLED, f.code);
     if (worth_keeping(f.code))
         keep_for_later(x, TD_X_OUTBOX_FAILED);
-    bool own = f.code == TD_ERR_NO_TARGET && f.http_status; // judged in no_target
-    int status = own ? f.http_status : td_x_http_status(f.code, f.http_status);
-    td_x_show_error(x, f.code, status, f.retry_after_ms, f.message);
-    end(x, x->begun ? TD_X_END_BROKEN : TD_X_END_ERROR, f.code, status);
+    if (past_deadline(x, x->now_ns))
+        x->outbox_wait_ns = 0;
+    x->failed = f;
+    x->rows_wait = false;
+    x->phase = TD_X_WAITING;
+    show_when_safe(x);
 }
 
 void td_x_gone(struct td_exchange *x) {
@@ -749,7 +768,7 @@ void td_x_gone(struct td_exchange *x) {
 }
 
 void td_x_on_durable(struct td_exchange *x, bool durable) {
-    if (x->phase != TD_X_WAITING)
+    if (x->phase != TD_X_WAITING || !x->rows_wait)
         return;
     x->rows_wait = false;
     if (durable)
@@ -820,10 +839,10 @@ void td_x_on_timer(struct td_exchange *x) {
 }
 
 void td_x_on_abort(struct td_exchange *x, enum td_err code) {
-    if (x->phase == TD_X_WAITING && !x->rows_wait)
-        td_x_on_kept(x);
-    else if (x->phase != TD_X_TRYING || !use_draft(x, true))
+    if ((x->phase != TD_X_WAITING || x->rows_wait) && (x->phase != TD_X_TRYING || !use_draft(x, true)))
         td_x_give_up(x, code);
+    if (!x->rows_wait)
+        td_x_on_kept(x);
 }
 
 void td_x_on_drain(struct td_exchange *x) {

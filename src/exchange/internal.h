@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the three parts of the exchange share; no other room includes it. The state diagram:
 //
-//   OPEN --START--> TRYING --last attempt ended well--> [WAITING for DURABLE] --> OVER
+//   OPEN --START--> TRYING --last attempt ended well--> [WAITING for DURABLE, KEPT] --> OVER
 //                     |  ^                                                         ^
-//                     +--+ next attempt        nobody left, deadline, abort, gone -+
+//                     +--+ next attempt   nobody left [WAITING for KEPT], abort, gone -+
 //
 // While TRYING, `lead` is the attempt whose output goes to the client, or -1: nothing shown yet, or what was shown has
 // been cut and another attempt is asked to go on. `draft` is the cascade's local try or the progressive draft, kept as
@@ -133,7 +133,7 @@ struct td_exchange {
     bool aware; // understands revisions
     bool begun, tool_shown, refusal_shown, restart;
     bool others_shown; // text of further choices
-    bool text_lost; // `sent` could not take it all: no going on from it
+    bool text_lost;    // `sent` could not take it all: no going on from it
     uint32_t revision;
     struct td_buf sent;      // text of choice 0 in this revision
     struct td_x_store calls; // its tool calls
@@ -146,6 +146,7 @@ struct td_exchange {
     struct td_str seam_held;                      // its first bytes, kept until that is decided; in the arena
 
     struct td_x_fault fault, refusal, declined; // the first of each kind is what the client hears
+    struct td_x_fault failed;                   // WAITING, its code set: what it will hear instead of an answer
     bool final;                                 // nobody else is to be asked
     uint32_t context_over;                      // context of the largest target that was too small; UINT32_MAX unknown
     bool context_hit;

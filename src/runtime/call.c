@@ -224,10 +224,13 @@ static void judge(void *arg) {
     for (uint32_t i = 0; err == TD_OK && i < call->plan->verdict_count; i++)
         if (call->plan->verdicts[i].reason == TD_REASON_OVERLOADED)
             td_runtime_turned_away(rt, &call->config->targets[i], call->facts.batch, call->arrival_ns);
-    if (err == TD_OK && call->plan->step_count == 0) {
+    // Nobody can answer now: where a later answer is wanted, it is an exchange that keeps the request and says so.
+    enum td_err why_none = err == TD_OK ? td_plan_error(call->plan) : TD_OK;
+    bool later = why_none == TD_ERR_UNAVAILABLE || why_none == TD_ERR_OVERLOAD;
+    if (why_none != TD_OK && !(later && call->plan->outbox && call->config->outbox.enabled && !call->replay)) {
         struct td_buf why;
         td_buf_init(&why, 220);
-        err = td_plan_error(call->plan);
+        err = why_none;
         if (td_no_target_message(call->plan, &call->config->policy, &why) == TD_OK || why.n)
             td_error_set(&e, err, "%.*s", TD_STR_ARG(td_buf_str(&why)));
         td_buf_finish(&why);

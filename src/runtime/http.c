@@ -82,12 +82,13 @@ static void send_end(struct td_call *call, bool clean) {
 
 // An answer that is an error and nothing else.
 static void send_error(struct td_call *call, struct heads *h, enum td_err err, int status, struct td_str message,
-                       struct td_str param) {
+                       struct td_str param, const struct td_answer_meta *meta) {
     static const char no_memory[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\","
                                     "\"param\":null,\"code\":\"tandem.internal.memory\"}}\n";
     td_buf_clear(&call->out);
     bool written =
-        td_dialect_ops(call->request.dialect)->write_error(err, status, message, param, NULL, &call->out) == TD_OK;
+        td_dialect_ops(call->request.dialect)->write_error(err, status, message, param, NULL, meta, &call->out) ==
+        TD_OK;
     if (!written)
         td_buf_clear(&call->out);
     send_head(call, written ? status : 500, h, false, written ? call->out.n : sizeof no_memory - 1);
@@ -113,7 +114,7 @@ static void refuse(struct td_call *call, enum td_err err, const struct td_error 
     if (err == TD_ERR_UNAUTHORIZED)
         add_head(&h, "www-authenticate", TD_STR("Bearer"));
     send_error(call, &h, err, td_dialect_ops(call->request.dialect)->status(err), message,
-               e ? td_str_of(e->param) : TD_STR_NONE);
+               e ? td_str_of(e->param) : TD_STR_NONE, NULL);
 }
 
 static void begin(struct td_call *call, uint32_t attempt) {
@@ -173,7 +174,10 @@ static void on_error(struct td_call *call, const struct td_x_out *out) {
             add_head(&h, "retry-after", td_str_of(seconds));
         }
         int status = out->error.http_status ? out->error.http_status : d->status(out->error.code);
-        send_error(call, &h, out->error.code, status, out->error.message, TD_STR_NONE);
+        td_call_meta(call, out, &meta, attempts);
+        meta.origin = (struct td_origin){TD_STR_NONE, TD_STR_NONE, TD_STR_NONE}; // it is nobody's answer
+        meta.reason = TD_STR_NONE;
+        send_error(call, &h, out->error.code, status, out->error.message, TD_STR_NONE, &meta);
         return;
     }
     td_call_meta(call, out, &meta, attempts);

@@ -19,7 +19,6 @@
 #define RAMP_STEP_NS (TD_S_NS / 2)
 #define RAMP_PPM_START 250000u      // doubling each step: all traffic a second after recovering
 #define RETRY_AFTER_MS_MAX 3600000u // nobody asks for longer than an hour
-#define RETRY_AFTER_MS_RATE 1000u   // a 429 that does not say how long
 #define RETRY_SHARE 0.1             // of calls
 #define RETRY_TOKENS_MAX 10.0
 #define RETRY_TOKENS_START 2.0      // so that the first failure of all can be tried again
@@ -447,7 +446,7 @@ void td_health_end(struct td_health *h, const struct td_target *t, const struct 
     if (!e)
         return;
     if (o->code == TD_ERR_UPSTREAM_RATE && !wait_ms)
-        wait_ms = RETRY_AFTER_MS_RATE;
+        wait_ms = TD_RATE_PAUSE_MS;
     if (wait_ms > RETRY_AFTER_MS_MAX)
         wait_ms = RETRY_AFTER_MS_MAX;
     pthread_mutex_lock(&e->lock);

@@ -6,6 +6,8 @@
 
 #include "target/target.h"
 
+#define TD_RATE_PAUSE_MS 1000u // after a 429 that does not say how long
+
 enum td_breaker { TD_BREAKER_CLOSED, TD_BREAKER_HALF_OPEN, TD_BREAKER_OPEN };
 enum td_connectivity { TD_CONNECTIVITY_AUTO, TD_CONNECTIVITY_OFFLINE, TD_CONNECTIVITY_METERED };
 

@@ -27,7 +27,7 @@ struct td_dialect_ops {
     enum td_err (*answer_keepalive)(struct td_buf *out);
     int (*status)(enum td_err err);
     enum td_err (*write_error)(enum td_err err, int status, struct td_str message, struct td_str param,
-                               const char *code, struct td_buf *out);
+                               const char *code, const struct td_answer_meta *meta, struct td_buf *out);
     enum td_err (*write_models)(const struct td_model_entry *models, uint32_t count, struct td_buf *out);
     // Provider side.
     enum td_err (*write_request)(const struct td_request *req, const struct td_write_spec *spec, struct td_buf *out);

@@ -40,9 +40,9 @@ int td_openai_status(enum td_err err);
 // Seconds for a Retry-After header, rounded up, at least 1; 0: send none. `retry_after_ms` is what is known, 0 nothing.
 uint32_t td_openai_retry_after_s(enum td_err err, uint32_t retry_after_ms);
 // Appends {"error":{message,type,param,code}}. `status` 0: td_openai_status(err). `message` empty: the error's own
-// text; `param` empty: null; `code` NULL: the stable code of `err`.
+// text; `param` empty: null; `code` NULL: the stable code of `err`; `meta` NULL: without a `tandem` object.
 enum td_err td_openai_write_error(enum td_err err, int status, struct td_str message, struct td_str param,
-                                  const char *code, struct td_buf *out) TD_MUST_USE;
+                                  const char *code, const struct td_answer_meta *meta, struct td_buf *out) TD_MUST_USE;
 // Appends the body of GET /v1/models, or of one model.
 enum td_err td_openai_write_models(const struct td_model_entry *models, uint32_t count, struct td_buf *out) TD_MUST_USE;
 enum td_err td_openai_write_model(const struct td_model_entry *model, struct td_buf *out) TD_MUST_USE;

@@ -3,6 +3,7 @@
 #include "wire/openai_answer.h"
 
 #include "wire/openai_keys.h"
+#include "wire/openai_writer.h"
 
 int td_openai_status(enum td_err err) {
     switch (err) {
@@ -112,12 +113,13 @@ void td_openai_emit_error(struct td_emit *m, enum td_err err, int status, struct
 }
 
 enum td_err td_openai_write_error(enum td_err err, int status, struct td_str message, struct td_str param,
-                                  const char *code, struct td_buf *out) {
+                                  const char *code, const struct td_answer_meta *meta, struct td_buf *out) {
     struct td_emit m;
     size_t before = out->n;
     td_emit_init(&m, out);
     td_emit_lit(&m, "{");
     td_openai_emit_error(&m, err, status, message, param, code);
+    td_ow_meta(&m, NULL, meta);
     td_emit_lit(&m, "}");
     td_emit_finish(&m);
     if (m.err != TD_OK)

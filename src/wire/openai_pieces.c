@@ -237,13 +237,13 @@ void td_ow_meta(struct td_emit *m, const struct td_answer_writer *w, const struc
     if (!meta)
         return;
     td_emit_lit(m, ",\"tandem\":{");
-    td_emit_word(m, "exchange", meta->exchange.n ? meta->exchange : w->spec.exchange);
+    td_emit_word(m, "exchange", meta->exchange.n || !w ? meta->exchange : w->spec.exchange);
     td_emit_word(m, "target", meta->origin.target);
     td_emit_word(m, "tier", meta->origin.tier);
     td_emit_word(m, "model", meta->origin.model);
     td_emit_word(m, "reason", meta->reason);
     td_emit_word(m, "mode", meta->mode);
-    if (w->revision)
+    if (w && w->revision)
         td_ow_revision(m, w, false, true);
     if (meta->degraded)
         td_emit_lit(m, "\"degraded\":true,");
@@ -251,7 +251,7 @@ void td_ow_meta(struct td_emit *m, const struct td_answer_writer *w, const struc
         td_emit_lit(m, "\"degraded\":false,");
     if (meta->queued)
         td_emit_lit(m, "\"queued\":true,");
-    if (meta->damaged || w->damaged)
+    if (meta->damaged || (w && w->damaged))
         td_emit_lit(m, "\"damaged\":true,");
     if (isfinite(meta->confidence)) {
         td_emit_lit(m, "\"confidence\":");

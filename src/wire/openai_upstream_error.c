@@ -196,10 +196,10 @@ static enum td_err judge_own(struct td_str code, int status, enum td_err otherwi
     }
 }
 
-// "12", "0.5" → milliseconds; -1 for anything else.
+// "12", "0.5" → the number, however large; -1 for anything else.
 static double read_decimal(struct td_str s) {
     double v = 0, scale = 0;
-    if (s.n == 0 || s.n > 12)
+    if (s.n == 0 || s.n > 64)
         return -1;
     for (size_t i = 0; i < s.n; i++) {
         if (s.p[i] == '.' && scale == 0 && i) {

@@ -76,7 +76,7 @@ void td_ow_usage(struct td_emit *m, const struct td_usage *u, bool embedding);
 // Members of `tandem` about the revision, each with a comma behind it. `opens`: the frame opens the revision; the last
 // frame of an answer names it once more without doing so.
 void td_ow_revision(struct td_emit *m, const struct td_answer_writer *w, bool opens, bool final);
-// ,"tandem":{…} of the last frame or the body; nothing for NULL.
+// ,"tandem":{…} of the last frame or the body; nothing for NULL. `w` NULL: of an error before any frame.
 void td_ow_meta(struct td_emit *m, const struct td_answer_writer *w, const struct td_answer_meta *meta);
 // The usage of the delivered answer, NULL where nobody knows it.
 const struct td_usage *td_ow_final_usage(const struct td_answer_writer *w, const struct td_answer_meta *meta);

@@ -13,9 +13,9 @@ const place = (c, away) => away ? `base_url: "http://cloud.example/v1", insecure
 const cloudOf = (c, away) => `  - {name: cloud, tier: cloud, provider: openai, ${place(c, away)}, model: big, region: us, clearance: internal, quality: 0.9, idempotency: true, continues: true, price: {input: 2.5, output: 10}, timeouts: {connect_ms: 500, first_token_ms: 2000, idle_ms: 1000, total_ms: 5000}}\n`;
 
 // A device of few words, a cloud of many (`same`: of as many).
-async function house({ reconcile = "take_better", same = false, away = false, device, more = "", outbox = "", rate = 6000 } = {}) {
+async function house({ reconcile = "take_better", same = false, away = false, device, more = "", outbox = "", rate = 6000, alone = false } = {}) {
   const d = await startUpstream("--tokens", "5"), c = await startUpstream("--tokens", same ? "5" : "20");
-  const t = await startTandem(`targets:\n${deviceOf(d, device)}${cloudOf(c, away)}outbox: {replay_per_min: ${rate}, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
+  const t = await startTandem(`targets:\n${alone ? "" : deviceOf(d, device)}${cloudOf(c, away)}outbox: {replay_per_min: ${rate}, reconcile: ${reconcile}${outbox}}\nprobe_interval_ms: 1000\n${more}`);
   const self = { d, c, t };
   self.ask = async (messages, wishes = {}, body = {}, headers = {}) => {
     const r = await t.post({ model: "auto", messages, tandem: { queue: true, prefer: "quality", ...wishes }, ...body }, "/v1/chat/completions", headers);
@@ -274,6 +274,33 @@ test("connectivity: offline answers on the device at once, keeps what asks for i
   await h.online();
   assert.equal((await h.settled(kept.id)).accepted, "cloud");
   await h.t.stop();
+});
+
+test("where nobody can answer now, the error says that the request is kept; the answer comes later", async () => {
+  for (const forced of [false, true]) {
+    const h = await house({ alone: true, away: forced, more: forced ? "connectivity: offline\n" : "" });
+    if (!forced) await h.c.down(true);
+    const kept = [];
+    for (const stream of [false, true]) {
+      const r = await h.t.post({ model: "auto", stream, messages: user(`nobody is there ${stream}`), tandem: { queue: true } });
+      const { error, tandem: told } = await r.json();
+      assert.ok(r.status === (forced ? 503 : 502), `${r.status} ${error.message}`);
+      assert.equal(told.queued, true);
+      assert.equal(told.exchange, r.headers.get("x-tandem-exchange"));
+      assert.ok(told.attempts.every((a) => a.outcome !== "ok"));
+      kept.push(told.exchange);
+    }
+    const unkept = await (await h.t.post({ model: "auto", messages: user("not to be kept") })).json();
+    assert.notEqual(unkept.tandem?.queued, true);
+    assert.equal((await h.outbox("list")).json.entries.length, 2);
+    await (forced ? h.online() : h.c.down(false));
+    for (const id of kept) {
+      const e = await h.settled(id);
+      assert.equal(e.verdict, "local-empty");
+      assert.equal(e.accepted, "cloud");
+    }
+    await h.t.stop();
+  }
 });
 
 test("connectivity: metered is a fact that rules may use", async () => {

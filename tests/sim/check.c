@@ -191,8 +191,17 @@ static void check_answer(struct sim *s, uint32_t attempt) {
         sim_fail(s, "a finish is missing");
 }
 
+// `queued` is told with the end, so the end waits until it is sure.
+static void check_kept(struct sim *s) {
+    if (s->config.waits_for_outbox && s->kept_asked && !s->kept && !s->aborted &&
+        s->now_ns < s->kept_asked_ns + TD_X_OUTBOX_WAIT_MS * TD_MS_NS &&
+        !(s->plan.deadline_ms && s->now_ns >= s->start_ns + s->plan.deadline_ms * TD_MS_NS))
+        sim_fail(s, "the end did not wait for the outbox");
+}
+
 static void on_error(struct sim *s, const struct td_x_out *o) {
     struct client *c = &s->client;
+    check_kept(s);
     c->error = true;
     c->code = o->error.code;
     if (o->error.code == TD_OK || o->error.http_status < 400 || o->error.message.n == 0)
@@ -234,10 +243,7 @@ void check_out(struct sim *s, const struct td_x_out *o) {
         c->usage_total = o->done.usage_total;
         c->cost_nusd = o->done.cost_nusd;
         check_answer(s, o->attempt);
-        if (s->config.waits_for_outbox && s->kept_asked && !s->kept && !s->aborted &&
-            s->now_ns < s->kept_asked_ns + TD_X_OUTBOX_WAIT_MS * TD_MS_NS &&
-            !(s->plan.deadline_ms && s->now_ns >= s->start_ns + s->plan.deadline_ms * TD_MS_NS))
-            sim_fail(s, "the end did not wait for the outbox");
+        check_kept(s);
         break;
     case TD_X_OUT_ERROR:
         on_error(s, o);

@@ -479,7 +479,7 @@ static void every_error_has_a_status_and_a_body(void **state) {
         int status = td_openai_status((enum td_err)err);
         assert_between(status, 400, 599);
         td_buf_clear(&out);
-        assert_ok(td_openai_write_error((enum td_err)err, 0, TD_STR_NONE, TD_STR("a.b"), NULL, &out));
+        assert_ok(td_openai_write_error((enum td_err)err, 0, TD_STR_NONE, TD_STR("a.b"), NULL, NULL, &out));
         dump("ErrorResponse", td_buf_str(&out));
         td_json *e = td_json_get(parse(td_buf_str(&out)), "error");
         assert_str(td_json_get_str(e, "code"), td_err_code((enum td_err)err));
@@ -488,10 +488,19 @@ static void every_error_has_a_status_and_a_body(void **state) {
     }
     td_buf_clear(&out);
     assert_ok(td_openai_write_error(TD_ERR_CONTEXT_LENGTH, 0, TD_STR("too \"long\""), TD_STR_NONE,
-                                    "context_length_exceeded", &out));
+                                    "context_length_exceeded", NULL, &out));
     assert_str(td_buf_str(&out),
                "{\"error\":{\"message\":\"too \\\"long\\\"\",\"type\":\"invalid_request_error\",\"param\":"
                "null,\"code\":\"context_length_exceeded\"}}");
+    struct td_answer_meta m = meta();
+    m.exchange = TD_STR("01JD");
+    m.queued = true;
+    td_buf_clear(&out);
+    assert_ok(td_openai_write_error(TD_ERR_UNAVAILABLE, 0, TD_STR_NONE, TD_STR_NONE, NULL, &m, &out));
+    dump("ErrorResponse", td_buf_str(&out));
+    td_json *told = td_json_get(parse(td_buf_str(&out)), "tandem");
+    assert_true(td_json_get_bool(told, "queued", false));
+    assert_str(td_json_get_str(told, "exchange"), "01JD");
     assert_int_equal(td_openai_retry_after_s(TD_ERR_RATE, 1), 1);
     assert_int_equal(td_openai_retry_after_s(TD_ERR_UPSTREAM_RATE, 1001), 2);
     assert_int_equal(td_openai_retry_after_s(TD_ERR_RATE, 0), 1);

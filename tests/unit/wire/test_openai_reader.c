@@ -665,7 +665,7 @@ static void retry_after_is_read_in_all_its_forms(void **state) {
         {"-5", "", "", 0},
         {"soon", "", "", 0},
         {"99999999999", "", "", TD_DEADLINE_MS_MAX},
-        {"9999999999999999999999", "", "", 0},
+        {"9999999999999999999999", "", "", TD_DEADLINE_MS_MAX},
         {"", "", "{\"error\":{\"message\":\"Please try again in 1.242s. Visit\"}}", 1242},
         {"", "", "{\"error\":{\"message\":\"try again in 20ms.\"}}", 20},
         {"", "", "{\"error\":{\"message\":\"try again in 6m30s\"}}", 390000},
