@@ -542,7 +542,7 @@ static void wrong_method(struct td_call *call, const struct td_http_request *r, 
     td_error_set(&e, TD_ERR_METHOD, "this path takes %s, not %s", allow, r->method);
     add_head(&h, "allow", td_str_of(allow));
     send_error(call, &h, TD_ERR_METHOD, td_dialect_ops(call->request.dialect)->status(TD_ERR_METHOD),
-               td_str_of(e.message), TD_STR_NONE);
+               td_str_of(e.message), TD_STR_NONE, NULL);
 }
 
 // Paths that are read. True: `call` keeps its running reference until a thread or a stream is done.
