@@ -29,6 +29,8 @@
 #define ERROR_BODY_READ_MAX (1u << 20)
 #define LINGER_MS 1000u
 #define LINGER_BYTES_MAX (64u << 10)
+// After the last finish, for a chunk with the usage: it is sent at once and at most lost on the way and sent again.
+#define FINISH_GRACE_MS 500u
 #define INFLATE_FREE_BYTES (64u << 10) // small answers may compress as well as they like
 
 static void unlink_attempt(struct td_attempt *a) {
@@ -82,7 +84,12 @@ static bool is_lost(const struct td_attempt *a) {
            (info.tcpi_last_ack_recv >= connect_ms(a) - connect_ms(a) / 10 || info.tcpi_retransmits >= SENT_AGAIN_MIN);
 }
 
-// The next moment at which something is too late, and what it would be.
+// Nothing more of the answer can come, though neither [DONE] nor the end of the body has.
+static bool has_finished(const struct td_attempt *a) {
+    return a->finishes && a->finishes >= a->spec.choices && a->reader && td_openai_reader_is_complete(a->reader);
+}
+
+// The next moment at which something is too late, and what it would be. TD_OK: the answer is whole then.
 static uint64_t due_at(const struct td_attempt *a, enum td_err *what) {
     const struct td_timeouts *t = &a->spec.target->timeouts;
     uint64_t start = a->stats.start_ns, at = 0;
@@ -105,6 +112,8 @@ static uint64_t due_at(const struct td_attempt *a, enum td_err *what) {
     uint64_t end = sooner(t->total_ms ? start + t->total_ms * TD_MS_NS : 0, a->spec.deadline_ns);
     if (end && (!at || end < at))
         *what = TD_ERR_DEADLINE, at = end;
+    if (!a->paused && has_finished(a))
+        *what = TD_OK, at = sooner(at, a->last_ns + FINISH_GRACE_MS * TD_MS_NS);
     return at;
 }
 
@@ -156,8 +165,11 @@ static void hand_up(struct td_attempt *a, const struct td_event *ev) {
         a->well = ev->type == TD_EV_END;
         a->stats.end_ns = td_now_ns();
         break;
-    case TD_EV_START:
     case TD_EV_FINISH:
+        a->finishes++;
+        a->last_ns = td_now_ns();
+        break;
+    case TD_EV_START:
         break;
     }
     a->spec.on_event(a->spec.user, ev);
@@ -197,6 +209,17 @@ static void fail_named(struct td_attempt *a, enum td_err code, const char *what)
     fail(a, code, a->status, 0, message);
 }
 
+// Its connection may be used again should the end of the reply still come; the attempt lingers for that.
+static void finish_without_end(struct td_attempt *a) {
+    if (!a->by->is_sent(a)) { // the request's bytes may go now
+        a->by->abort(a);
+        a->under_way = false;
+    }
+    a->busy++;
+    td_openai_reader_finish(a->reader, true);
+    (void)leave_reader(a);
+}
+
 static void on_time(void *arg) {
     struct td_attempt *a = arg;
     enum td_err what = TD_OK;
@@ -216,6 +239,10 @@ static void on_time(void *arg) {
     if (what == TD_ERR_CONNECT && a->connected && !is_lost(a)) {
         a->unheard_looks++;
         schedule(a);
+        return;
+    }
+    if (what == TD_OK) {
+        finish_without_end(a);
         return;
     }
     const struct td_timeouts *t = &a->spec.target->timeouts;
@@ -336,7 +363,11 @@ static bool feed(struct td_attempt *a, const char *p, size_t n, size_t *taken) {
         n -= piece;
         *taken += piece;
     }
-    return !leave_reader(a);
+    if (leave_reader(a))
+        return false;
+    if (a->finishes && !a->over)
+        schedule(a);
+    return true;
 }
 
 // Of an error's body only so much is kept as its reader may want.
@@ -558,7 +589,7 @@ static enum td_err attempt_start(struct td_backend *b, const struct td_attempt_s
     a->detail = NULL;
     a->over = a->well = a->paused = a->end_held = a->detached = a->doomed = false;
     a->busy = 0;
-    a->tokens = a->pieces = 0;
+    a->tokens = a->pieces = a->finishes = 0;
     a->stats = (struct td_attempt_stats){.start_ns = now,
                                          .mean_logprob = __builtin_nanf(""),
                                          .min_logprob = __builtin_nanf(""),

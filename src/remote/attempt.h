@@ -62,6 +62,7 @@ struct td_attempt {
     bool doomed; // destroyed meanwhile
     struct td_attempt_stats stats;
     uint32_t tokens, pieces; // with probabilities; events with something of the answer
+    uint32_t finishes;
     // How the transfer ended, where that must wait.
     struct td_attempt_end {
         bool whole;       // the reply came to its end

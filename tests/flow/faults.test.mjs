@@ -88,6 +88,7 @@ const faults = [
   ["silence after 20 tokens", { silence_after_tokens: 20, token_ms: 1 }, 1],
   ["one malformed event among good ones", { malformed_at: 10 }, 2],
   ["no [DONE]", { no_done: true }, 1],
+  ["no end after the finish", { open_end: true }, 1],
   ["400 context length", { context_length: true }, 1],
 ];
 

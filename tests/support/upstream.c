@@ -86,6 +86,7 @@ struct conn {
     struct record *rec;
     char id[32];
     uint32_t next_token;
+    bool finished, ended;       // the stream had its finish; and all that follows, but the body stays open
     uint64_t sent, first_at_ns; // first_at_ns: no token before
 
     struct td_buf head;
@@ -394,27 +395,45 @@ static uint32_t steps_of(const struct answer *a) {
     return a->call_count ? a->call_count * CALL_PIECES : a->token_count;
 }
 
-static void stream_end(struct conn *c) {
+static void stream_comment(struct conn *c) {
+    if (c->b.comment_ms > 0 && body_add(c, ": still here\n\n", 14, false))
+        after(c, c->b.comment_ms);
+}
+
+// False: the connection is gone.
+static bool stream_finish(struct conn *c) {
     struct td_buf out;
-    uint32_t tokens = 0;
     bool alive = true;
     td_buf_init(&out, 1 << 20);
     for (uint32_t i = 0; i < c->job.n; i++) {
-        tokens += c->job.answers[i].call_count ? c->job.answers[i].call_count * 8 : c->job.answers[i].token_count;
         for (int twice = 0; alive && !c->b.no_finish && twice < 1 + c->b.duplicate_finish; twice++) {
             td_buf_clear(&out);
             if (job_chunk_finish(&c->job, c->id, i, c->b.filter ? "content_filter" : NULL, &out) == TD_OK)
                 alive = event_put(c, td_buf_str(&out));
         }
     }
-    td_buf_clear(&out);
-    if (alive && c->job.include_usage && !c->b.no_usage && job_chunk_usage(&c->job, c->id, tokens, &out) == TD_OK)
+    td_buf_finish(&out);
+    c->finished = true;
+    return alive;
+}
+
+static void stream_end(struct conn *c) {
+    struct td_buf out;
+    uint32_t tokens = 0;
+    bool alive = true;
+    td_buf_init(&out, 1 << 20);
+    for (uint32_t i = 0; i < c->job.n; i++)
+        tokens += c->job.answers[i].call_count ? c->job.answers[i].call_count * 8 : c->job.answers[i].token_count;
+    if (c->job.include_usage && !c->b.no_usage && job_chunk_usage(&c->job, c->id, tokens, &out) == TD_OK)
         alive = event_put(c, td_buf_str(&out));
-    if (alive && !c->b.no_done)
+    if (alive && !c->b.no_done && !c->b.open_end)
         alive = event_put(c, TD_STR("[DONE]"));
     td_buf_finish(&out);
-    if (alive)
+    c->ended = c->b.open_end;
+    if (alive && !c->b.open_end)
         body_end(c);
+    else if (alive)
+        stream_comment(c);
 }
 
 static void stream_error(struct conn *c) {
@@ -476,8 +495,7 @@ static bool stream_fault(struct conn *c) {
         return true;
     }
     if (b->silence_after_tokens > 0 && i >= b->silence_after_tokens) {
-        if (b->comment_ms > 0 && body_add(c, ": still here\n\n", 14, false))
-            after(c, b->comment_ms);
+        stream_comment(c);
         return true;
     }
     return false;
@@ -492,7 +510,15 @@ static void stream_next(struct conn *c) {
         if (stream_fault(c))
             return;
         if (c->next_token >= most) {
-            stream_end(c);
+            bool first = !c->finished;
+            if (c->ended)
+                stream_comment(c);
+            else if (first && !stream_finish(c))
+                return;
+            else if (first && c->b.end_ms > 0)
+                after(c, c->b.end_ms);
+            else
+                stream_end(c);
             return;
         }
         if (!stream_step(c))
@@ -1120,6 +1146,7 @@ static void serve(struct conn *c) {
     c->head_sent = false;
     c->sent = 0;
     c->next_token = 0;
+    c->finished = c->ended = false;
     c->head_at = 0;
     c->keep = !td_str_ieq(header(c, "connection"), TD_STR("close"));
     memset(&c->b, 0, sizeof c->b);

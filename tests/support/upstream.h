@@ -31,12 +31,14 @@ struct behaviour {
     int64_t header_flood_bytes;   // extra header fields
     int64_t piece_bytes;          // the body in HTTP chunks of this size
     int64_t comment_ms;           // SSE comments at this pace while waiting for the first token and in silence
+    int64_t end_ms;               // from the finish to usage and [DONE]
     bool hang;                    // accept, read, never answer
     bool reset;                   // reset before headers
     bool close_early;             // close politely before headers
     bool garbage;                 // random bytes instead of HTTP
     bool garbage_body;            // HTTP, but the body is noise
     bool no_done, no_finish, no_usage;
+    bool open_end;                       // neither [DONE] nor the end of the body, the connection stays open
     bool refuse_prefix;                  // 400 where the last message is the assistant's
     bool gzip;                           // the body compressed
     bool context_length, content_policy; // the provider's 400s

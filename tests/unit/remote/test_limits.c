@@ -86,6 +86,47 @@ static void each_silence_has_its_error(void **state) {
     }
 }
 
+// An answer that has its finish is whole, though neither [DONE] nor the end of the body ever comes: it does not wait
+// for the limit of silence, counts what is said of usage a moment later, and the connection is not used again.
+static void a_finish_is_enough(void **state) {
+    (void)state;
+    static const struct {
+        const char *behaviour;
+        struct td_timeouts t;
+        unsigned used;
+    } rows[] = {
+        {"{\"open_end\":true}", {2000, 2000, 60000, 60000}, 40},
+        {"{\"open_end\":true,\"no_usage\":true}", {2000, 2000, 60000, 60000}, 0},
+        {"{\"open_end\":true,\"end_ms\":50}", {2000, 2000, 60000, 60000}, 40},
+        {"{\"open_end\":true,\"comment_ms\":20}", {2000, 2000, 60000, 60000}, 40},
+        {"{\"open_end\":true}", {2000, 2000, 50, 60000}, 40}, // less silence allowed than is waited for usage
+        {"{\"open_end\":true}", {2000, 2000, 60000, 200}, 40},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct take t;
+        struct td_arena arena;
+        upstream_post(&d.up, "/_reset", "{}");
+        script(rows[i].behaviour);
+        d.target.timeouts = rows[i].t;
+        drive_once(&d, &t, "hello [tokens=40]");
+        if (t.ends != 1 || t.deltas != 40 || t.finishes != 1 || t.damaged || seconds(&t) > 20 ||
+            t.usage.completion_tokens != rows[i].used)
+            fail_msg("row %zu: %s after %u deltas and %.3f s, usage %u", i, td_err_code(t.code), t.deltas, seconds(&t),
+                     t.usage.completion_tokens);
+        assert_true(closed_after_ms(0) > 0); // we closed it
+        take_finish(&t);
+        d.target.timeouts = (struct td_timeouts){2000, 2000, 2000, 8000};
+        drive_once(&d, &t, "hello");
+        assert_int_equal(t.ends, 1);
+        take_finish(&t);
+        td_arena_init(&arena, 1 << 20);
+        td_json *log = upstream_log(&d.up, &arena, 2, 1);
+        assert_int_not_equal(td_json_get_int(yyjson_arr_get(log, 0), "connection", 0),
+                             td_json_get_int(yyjson_arr_get(log, 1), "connection", 0));
+        td_arena_finish(&arena);
+    }
+}
+
 // The network goes while the connection is kept: the next request does not wait as for a slow answer, and the one after
 // it does not take that connection again.
 static void a_dead_connection_is_found_within_the_connect_limit(void **state) {
@@ -423,6 +464,7 @@ int main(int argc, char **argv) {
 #define T(name) cmocka_unit_test_setup(name, fresh)
     const struct CMUnitTest tests[] = {
         T(each_silence_has_its_error),
+        T(a_finish_is_enough),
         T(a_dead_connection_is_found_within_the_connect_limit),
         T(a_server_that_thinks_is_not_dead),
         T(a_deadline_of_the_attempt_binds),
