@@ -102,6 +102,7 @@ static bool bit_feature(struct td_str s, uint32_t *v) {
     "chat | completion | embedding | tools | json | json_schema | logprobs | infill | image | audio | file | "         \
     "choices | continue"
 #define U32_MAX 4294967295.0
+#define HEADER_NAME_BYTES_MAX 128u
 
 static struct td_node *first_item(const struct td_node *node) {
     return node->type == TD_NODE_LIST ? node->first : (struct td_node *)(uintptr_t)node;
@@ -132,9 +133,43 @@ static enum td_err read_target_labels(struct td_loader *l, const struct td_node 
     return read_labels(l, node, &((struct td_target *)base)->labels_cleared);
 }
 
+// A header that the configuration may add to requests. Not those that say where a message ends, whom a connection is
+// for or what stands in the body (RFC 9110, RFC 9112 section 6): another value there would let two readers of the same
+// bytes see two requests, or a fixed idempotency key give everyone the first answer. `authorization` belongs to the
+// key.
+static enum td_err check_header_name(struct td_loader *l, const struct td_node *node, const char *option,
+                                     struct td_str name, bool for_key) {
+    static const char *const ours[] = {"host",
+                                       "content-length",
+                                       "content-type",
+                                       "content-encoding",
+                                       "accept",
+                                       "accept-encoding",
+                                       "connection",
+                                       "keep-alive",
+                                       "te",
+                                       "trailer",
+                                       "upgrade",
+                                       "transfer-encoding",
+                                       "http2-settings",
+                                       "expect",
+                                       "idempotency-key",
+                                       "authorization"};
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+    for (size_t i = 0; i < name.n; i++)
+        if (!memchr(allowed, name.p[i], sizeof allowed - 1))
+            return td_option_error(l, node, "%s: '%.*s' is no header name", option, TD_STR_ARG(name));
+    if (name.n == 0 || name.n > HEADER_NAME_BYTES_MAX)
+        return td_option_error(l, node, "%s: a header name has 1 to %u bytes", option, HEADER_NAME_BYTES_MAX);
+    for (size_t i = 0; i < sizeof ours / sizeof ours[0] - for_key; i++)
+        if (td_str_ieq(name, td_str_of(ours[i])))
+            return td_option_error(l, node, "%s: '%s' is set by Tandem itself", option, ours[i]);
+    if (name.n >= 6 && td_str_ieq(td_str_n(name.p, 6), TD_STR("proxy-")))
+        return td_option_error(l, node, "%s: '%.*s' is for a proxy alone; see proxy", option, TD_STR_ARG(name));
+    return TD_OK;
+}
+
 static enum td_err read_headers(struct td_loader *l, const struct td_node *node, void *base) {
-    static const char *const ours[] = {"host",          "content-length", "transfer-encoding", "connection",
-                                       "authorization", "content-type",   "accept-encoding",   "expect"};
     struct td_target *t = base;
     void *items;
     if (node->type != TD_NODE_MAP)
@@ -144,13 +179,10 @@ static enum td_err read_headers(struct td_loader *l, const struct td_node *node,
         return err;
     t->headers = items;
     for (const struct td_node *n = node->first; n; n = n->next) {
-        for (size_t i = 0; i < n->key.n; i++)
-            if (!strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_", n->key.p[i]))
-                return td_option_error(l, n, "headers: '%.*s' is no header name", TD_STR_ARG(n->key));
-        for (size_t i = 0; i < sizeof ours / sizeof ours[0]; i++)
-            if (td_str_ieq(n->key, td_str_of(ours[i])))
-                return td_option_error(l, n, "headers: '%s' is set by Tandem itself", ours[i]);
-        if (n->type != TD_NODE_SCALAR || n->key.n == 0 || n->key.n > 128 || n->text.n > 4096)
+        err = check_header_name(l, n, "headers", n->key, false);
+        if (err != TD_OK)
+            return err;
+        if (n->type != TD_NODE_SCALAR || n->text.n > 4096)
             return td_option_error(l, n, "headers: expected a name and a text of at most 4096 bytes");
         for (size_t i = 0; i < n->text.n; i++)
             if ((unsigned char)n->text.p[i] < 0x20 || n->text.p[i] == 0x7f)
@@ -158,6 +190,13 @@ static enum td_err read_headers(struct td_loader *l, const struct td_node *node,
         t->headers[t->header_count++] = (struct td_header){n->key, n->text};
     }
     return TD_OK;
+}
+
+static enum td_err read_auth_header(struct td_loader *l, const struct td_node *node, void *base) {
+    if (node->type != TD_NODE_SCALAR)
+        return td_option_error(l, node, "auth_header: expected the name of a header");
+    ((struct td_target *)base)->auth_header = node->text;
+    return check_header_name(l, node, "auth_header", node->text, true);
 }
 
 static enum td_err read_capabilities(struct td_loader *l, const struct td_node *node, void *base) {
@@ -216,8 +255,9 @@ static const struct td_option target_rows[] = {
      "openai | azure", NULL, NULL, TD_SHAPE_ONE, read_path_style},
     {"api_version", TD_OPT_TEXT, T(api_version), 1, 64, NULL, "azure: the api-version parameter"},
     {"api_key", TD_OPT_SECRET, T(api_key_ref), 0, 0, NULL, "where the key is found"},
-    {"auth_header", TD_OPT_TEXT, T(auth_header), 1, 128, NULL,
-     "the header that carries the key; default: authorization (azure: api-key)"},
+    {"auth_header", TD_OPT_CUSTOM, T(auth_header), 0, 0, NULL,
+     "the header that carries the key; default: authorization (azure: api-key)", "the name of a header", NULL, NULL,
+     TD_SHAPE_ONE, read_auth_header},
     {"ca_file", TD_OPT_PATH, T(ca_file), 0, 0, NULL, "a private CA's certificates (PEM)"},
     {"client_cert", TD_OPT_PATH, T(client_cert_file), 0, 0, NULL, "client certificate (PEM)"},
     {"client_key", TD_OPT_PATH, T(client_key_file), 0, 0, NULL, "its private key (PEM)"},

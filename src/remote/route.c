@@ -79,6 +79,13 @@ enum td_err td_headers_add(struct curl_slist **list, struct td_str name, struct 
     return TD_OK;
 }
 
+static bool has_header(const struct td_target *t, struct td_str name) {
+    for (uint32_t i = 0; i < t->header_count; i++)
+        if (td_str_ieq(t->headers[i].name, name))
+            return true;
+    return false;
+}
+
 // One list each, since libcurl's lists cannot share a tail with two heads and still be freed simply.
 static enum td_err make_headers(const struct td_target *t, bool stream, bool packs, struct curl_slist **list,
                                 struct td_error *e) {
@@ -94,7 +101,7 @@ static enum td_err make_headers(const struct td_target *t, bool stream, bool pac
     // twice for each request.
     if (!err)
         err = td_headers_add(list, TD_STR("Accept-Encoding"), packs ? TD_STR("gzip, deflate") : TD_STR("identity"), e);
-    if (!err)
+    if (!err && !has_header(t, TD_STR("User-Agent")))
         err = td_headers_add(list, TD_STR("User-Agent"), TD_STR(TD_REMOTE_AGENT), e);
     if (!err) { // no "Expect: 100-continue": it costs a round trip
         struct curl_slist *longer = curl_slist_append(*list, "Expect:");

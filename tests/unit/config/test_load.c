@@ -151,6 +151,18 @@ static void errors_say_where_and_what(void **state) {
         {"version: 1\n" DEVICE
          "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', headers: {Host: x}}\n",
          "t.yaml:4:97: headers: 'host' is set by Tandem itself"},
+        {"version: 1\n" DEVICE "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', "
+                               "headers: {X-A: \"b\\r\\nc\"}}\n",
+         "t.yaml:4:96: headers: a value must not hold control characters"},
+        {"version: 1\n" DEVICE
+         "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', headers: {\"X\\nA\": b}}\n",
+         "t.yaml:4:99: headers: 'X\nA' is no header name"},
+        {"version: 1\n" DEVICE "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', "
+                               "auth_header: \"X: y\\r\\nZ\"}\n",
+         "t.yaml:4:94: auth_header: 'X: y\r\nZ' is no header name"},
+        {"version: 1\n" DEVICE
+         "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', auth_header: ''}\n",
+         "t.yaml:4:94: auth_header: a header name has 1 to 128 bytes"},
         {"version: 1\n" DEVICE "policy: {rules: [{transform: pseudonymise}]}\n",
          "t.yaml:4:30: transform: expected block | local_only; no other transform is available"},
         {"version: 1\n" DEVICE "policy: {rules: [{allow: {targets: [x]}}]}\n",
@@ -173,6 +185,33 @@ static void errors_say_where_and_what(void **state) {
         if (err != TD_ERR_CONFIG || strcmp(e.message, rows[i].message) != 0)
             fail_msg("row %zu: error %d\n  got:  %s\n  want: %s", i, err, e.message, rows[i].message);
         assert_null(c);
+    }
+}
+
+// What frames a message, or speaks to the next hop alone, is nobody's to set; whatever the letters' case.
+static void framing_headers_are_refused(void **state) {
+    (void)state;
+    static const char *const names[] = {
+        "Content-Length",   "Transfer-Encoding", "Host",         "Connection",       "TE",
+        "Trailer",          "Upgrade",           "Expect",       "Keep-Alive",       "Proxy-Authorization",
+        "proxy-connection", "HTTP2-Settings",    "Content-Type", "Content-Encoding", "Idempotency-Key"};
+    static const char *const fine[] = {"X-Api-Key", "api-key", "Ocp-Apim-Subscription-Key", "Cookie", "X-Proxy-Key"};
+    for (size_t i = 0; i < sizeof names / sizeof *names + sizeof fine / sizeof *fine; i++) {
+        bool good = i >= sizeof names / sizeof *names;
+        const char *name = good ? fine[i - sizeof names / sizeof *names] : names[i];
+        for (int custom = 0; custom < 2; custom++) {
+            struct td_config *c = NULL;
+            struct td_error e = {0};
+            char text[256];
+            snprintf(text, sizeof text,
+                     "version: 1\ntargets:\n  - {name: c, tier: cloud, provider: openai, model: m, base_url: "
+                     "'https://a.b', %s%s%s}\n",
+                     custom ? "headers: {" : "auth_header: ", name, custom ? ": x}" : "");
+            enum td_err err = td_config_load_text(td_str_of(text), "t.yaml", "/d", NULL, &c, &e);
+            if (err != (good ? TD_OK : TD_ERR_CONFIG) || (!good && strncmp(e.message, "t.yaml:3:", 9) != 0))
+                fail_msg("%s: %s", text, e.message);
+            td_config_unref(c);
+        }
     }
 }
 
@@ -322,6 +361,7 @@ int main(void) {
         cmocka_unit_test(the_example_is_read_as_written),
         cmocka_unit_test(the_embedded_defaults_load),
         cmocka_unit_test(errors_say_where_and_what),
+        cmocka_unit_test(framing_headers_are_refused),
         cmocka_unit_test(what_is_unstated_off_the_device_sees_public_only),
         cmocka_unit_test(money_is_exact_and_never_rounded_down),
         cmocka_unit_test(labels_keep_their_bits_across_a_reload),

@@ -330,12 +330,14 @@ static void the_request_is_as_it_should_be(void **state) {
     (void)state;
     struct take t;
     struct td_arena arena;
-    struct td_header custom[] = {{TD_STR("X-Team"), TD_STR("blue")}, {TD_STR("X-Token"), TD_STR("env:TD_TEST_TOKEN")}};
+    struct td_header custom[] = {{TD_STR("X-Team"), TD_STR("blue")},
+                                 {TD_STR("X-Token"), TD_STR("env:TD_TEST_TOKEN")},
+                                 {TD_STR("user-agent"), TD_STR("kiosk/1")}};
     setenv("TD_TEST_KEY", "sk-test-1", 1);
     setenv("TD_TEST_TOKEN", "tok-2", 1);
     d.target.api_key_ref = TD_STR("env:TD_TEST_KEY");
     d.target.headers = custom;
-    d.target.header_count = 2;
+    d.target.header_count = 3;
     drive_once(&d, &t, "hello");
     assert_int_equal(t.ends, 1);
     td_arena_init(&arena, 1 << 20);
@@ -348,6 +350,13 @@ static void the_request_is_as_it_should_be(void **state) {
     assert_str(td_json_get_str(headers, "accept"), "text/event-stream");
     assert_str(td_json_get_str(headers, "x-team"), "blue");
     assert_str(td_json_get_str(headers, "x-token"), "tok-2");
+    size_t agents = 0, i, max;
+    td_json *key, *value;
+    yyjson_obj_foreach(headers, i, max, key, value) {
+        agents += td_str_is(td_json_str(key), "user-agent") && td_str_is(td_json_str(value), "kiosk/1");
+        agents += td_str_is(td_json_str(key), "user-agent") * 10;
+    }
+    assert_int_equal(agents, 11); // one alone, and not ours
     assert_null(td_json_get(headers, "expect"));
     take_finish(&t);
     // Azure: another path, another header.
