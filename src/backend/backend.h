@@ -16,7 +16,7 @@ struct td_attempt_spec {
     const struct td_target *target; // must stay alive (its snapshot is held by the exchange) until END, ERROR or cancel
     enum td_kind kind;
     bool stream;
-    struct td_str body;          // serialised in the target's dialect; must stay alive as long
+    struct td_str body;          // serialised in the target's dialect; must stay alive as long, or until it is sent
     struct td_grant *grant;      // remote only; consumed by start
     const char *exchange_id;     // for the log
     const char *idempotency_key; // NULL none
@@ -55,6 +55,8 @@ struct td_backend_ops {
     void (*pause)(struct td_backend *b, struct td_attempt *a);
     void (*resume)(struct td_backend *b, struct td_attempt *a);
     void (*stats)(struct td_backend *b, const struct td_attempt *a, struct td_attempt_stats *out);
+    // The whole request has left: spec.body is not read any more and may go.
+    bool (*sent)(struct td_backend *b, const struct td_attempt *a);
 };
 
 #endif

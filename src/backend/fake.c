@@ -173,7 +173,13 @@ static void fake_stats(struct td_backend *b, const struct td_attempt *a, struct 
     *out = a->stats;
 }
 
-static const struct td_backend_ops fake_ops = {"fake", fake_start, fake_destroy, fake_pause, fake_resume, fake_stats};
+static bool fake_sent(struct td_backend *b, const struct td_attempt *a) {
+    (void)b;
+    return a->step != STEP_START;
+}
+
+static const struct td_backend_ops fake_ops = {"fake",      fake_start, fake_destroy, fake_pause,
+                                               fake_resume, fake_stats, fake_sent};
 
 struct td_backend *td_fake_create(struct td_loop *loop, td_fake_script_fn script, void *user) {
     struct td_fake *fake = td_calloc(1, sizeof *fake);

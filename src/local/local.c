@@ -671,7 +671,12 @@ static void get_stats(struct td_backend *b, const struct td_attempt *a, struct t
     }
 }
 
-static const struct td_backend_ops ops = {"local", start, destroy, pause_attempt, resume_attempt, get_stats};
+static bool is_sent(struct td_backend *b, const struct td_attempt *a) {
+    (void)b;
+    return a->state != WAITING; // the link has a copy
+}
+
+static const struct td_backend_ops ops = {"local", start, destroy, pause_attempt, resume_attempt, get_stats, is_sent};
 
 enum td_err td_local_create(struct td_manager *manager, unsigned worker, struct td_loop *loop, struct td_backend **out,
                             struct td_error *e) {

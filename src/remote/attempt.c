@@ -649,8 +649,13 @@ static void attempt_stats(struct td_backend *b, const struct td_attempt *a, stru
         out->completion_tokens = a->tokens > a->pieces ? a->tokens : a->pieces;
 }
 
-const struct td_backend_ops td_attempt_ops = {"remote",      attempt_start,  attempt_destroy,
-                                              attempt_pause, attempt_resume, attempt_stats};
+static bool attempt_sent(struct td_backend *b, const struct td_attempt *a) {
+    (void)b;
+    return a->by->is_sent(a);
+}
+
+const struct td_backend_ops td_attempt_ops = {"remote",       attempt_start, attempt_destroy, attempt_pause,
+                                              attempt_resume, attempt_stats, attempt_sent};
 
 void td_attempts_finish(struct td_remote *r) {
     while (r->lingering)

@@ -23,7 +23,7 @@ struct td_slot {
     struct td_backend *backend; // NULL: never started
     struct td_attempt *attempt; // NULL: destroyed or not started
     struct td_x_start start;    // as the exchange asked
-    struct td_buf body;         // the serialised bytes; alive until the attempt is destroyed
+    struct td_buf body;         // the serialised bytes, until they are sent and the answer begins
     struct td_grant *grant;
     struct td_hold hold;
     struct td_admission admission;

@@ -48,6 +48,9 @@ static void on_event(void *user, const struct td_event *event) {
     struct td_call *call = slot->call;
     struct td_x_input in = {.type = TD_X_IN_EVENT, .attempt = attempt, .event = event};
     struct td_attempt_stats stats;
+    // Another attempt writes its own bytes from the request: these are not needed while the answer comes.
+    if (slot->body.p && slot->attempt && slot->backend->ops->sent(slot->backend, slot->attempt))
+        td_buf_finish(&slot->body);
     if (event->type == TD_EV_END && slot->attempt) {
         atomic_fetch_add(&call->refs, 1);
         td_loop_later(call->worker->loop, &slot->later, on_end, slot);
