@@ -7,9 +7,14 @@
 #include <unistd.h>
 
 #include "base/part_name.h"
+#include "loop/descriptors.h"
 
 static enum td_err open_one(struct td_model_files *files, const char *path, struct td_gguf *info, struct td_error *e) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (td_fd_room(fd) == TD_FD_SHORT && fd < 0) {
+        (void)td_fd_shed(NULL);
+        return td_error_set(e, TD_ERR_OVERLOAD, "no file descriptor was free for the model's file");
+    }
     if (fd < 0 && files->count)
         return td_error_set(e, TD_ERR_HOST_LOAD, "cannot open part %u of the model: %s", files->count + 1,
                             strerror(errno));

@@ -13,6 +13,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "loop/descriptors.h"
 
 #define FD_HIGH 256 // above every number a guest expects: 3 + 1 + TD_MODEL_PARTS_MAX + WORKERS_MAX
 
@@ -124,6 +125,11 @@ static enum td_err send_setup(const struct td_model *model, const char *tools_fi
     return err;
 }
 
+static enum td_err no_descriptors(struct td_error *e) {
+    (void)td_fd_shed(NULL); // idle connections go, and the next try finds some
+    return td_error_set(e, TD_ERR_OVERLOAD, "no file descriptor was free for the model host");
+}
+
 enum td_err td_guest_start(struct td_manager *m, struct td_model *model, const char *tools_file,
                            const struct td_model_files *parts, uint32_t context, struct td_guest **out,
                            struct td_error *e) {
@@ -144,7 +150,7 @@ enum td_err td_guest_start(struct td_manager *m, struct td_model *model, const c
     for (unsigned i = 0; i < m->worker_count && ok; i++, count += ok)
         ok = make_pair(&g->connections[i], &files[count]);
     if (!ok)
-        err = td_error_set(e, TD_ERR_IO, "no descriptors left for the model host");
+        err = no_descriptors(e);
     int rc = err ? 0 : spawn(m, files, count, parts->count, &g->pid);
     if (rc)
         err = td_error_set(e, TD_ERR_HOST_LOAD, "cannot start tandem-host: %s", strerror(rc));
@@ -152,7 +158,8 @@ enum td_err td_guest_start(struct td_manager *m, struct td_model *model, const c
         close(files[i]);
     if (!err) {
         g->pidfd = (int)syscall(SYS_pidfd_open, g->pid, 0);
-        err = send_setup(model, tools_file, context, g->control);
+        err = g->pidfd < 0 && td_fd_room(-1) == TD_FD_SHORT ? no_descriptors(e)
+                                                            : send_setup(model, tools_file, context, g->control);
     }
     if (err) {
         if (g->pid > 0) {

@@ -29,6 +29,7 @@
 #define ERROR_BODY_READ_MAX (1u << 20)
 #define LINGER_MS 1000u
 #define LINGER_BYTES_MAX (64u << 10)
+#define OVERLOAD_RETRY_MS 1000u // idle connections were asked to go: by then they have
 // After the last finish, for a chunk with the usage: it is sent at once and at most lost on the way and sent again.
 #define FINISH_GRACE_MS 500u
 #define INFLATE_FREE_BYTES (64u << 10) // small answers may compress as well as they like
@@ -206,7 +207,7 @@ static void fail(struct td_attempt *a, enum td_err code, int status, uint32_t re
 static void fail_named(struct td_attempt *a, enum td_err code, const char *what) {
     char message[240];
     snprintf(message, sizeof message, "target '%.*s': %s", TD_STR_ARG(a->spec.target->name), what);
-    fail(a, code, a->status, 0, message);
+    fail(a, code, a->status, code == TD_ERR_OVERLOAD ? OVERLOAD_RETRY_MS : 0, message);
 }
 
 // Its connection may be used again should the end of the reply still come; the attempt lingers for that.

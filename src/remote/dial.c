@@ -8,7 +8,7 @@
 #include <netinet/tcp.h>
 #include <unistd.h>
 
-#include "loop/loop.h"
+#include "loop/descriptors.h"
 
 #define KEEP_ALIVE_S 60 // a peer that is gone for good is noticed within minutes, also in a long silence
 
@@ -49,8 +49,25 @@ void td_dial_cancel(struct td_dial *d) {
 
 static void on_answer(evutil_socket_t fd, short what, void *arg);
 
-static int open_socket(int family) {
-    int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, IPPROTO_TCP), one = 1, seconds = KEEP_ALIVE_S;
+int td_dial_socket(struct td_loop *loop, int family, int type, int protocol) {
+    int fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+    if (td_fd_room(fd) == TD_FD_PLENTY)
+        return fd;
+    if (td_fd_room(fd) == TD_FD_SHORT && fd >= 0)
+        close(fd), fd = -1;
+    unsigned closed = td_fd_shed(loop);
+    if (fd < 0 && closed)
+        fd = socket(family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, protocol);
+    if (fd >= 0 && td_fd_room(fd) != TD_FD_SHORT)
+        return fd;
+    if (fd >= 0)
+        close(fd);
+    errno = EMFILE;
+    return -1;
+}
+
+static int open_socket(struct td_loop *loop, int family) {
+    int fd = td_dial_socket(loop, family, SOCK_STREAM, IPPROTO_TCP), one = 1, seconds = KEEP_ALIVE_S;
     if (fd < 0)
         return -1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -64,7 +81,7 @@ static bool begin(struct try *t) {
     struct td_dial *d = t->d;
     const struct sockaddr *address = (const struct sockaddr *)(const void *)&t->address;
     socklen_t n = t->address.ss_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
-    t->fd = open_socket(address->sa_family);
+    t->fd = open_socket(d->loop, address->sa_family);
     if (t->fd < 0) {
         d->error = errno;
         return false;

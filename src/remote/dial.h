@@ -21,6 +21,9 @@ typedef void (*td_dial_fn)(void *user, int fd, int error);
 // TD_ERR_NOMEM.
 enum td_err td_dial_start(struct td_loop *loop, const struct sockaddr_storage *list, uint32_t count, uint32_t scopes,
                           td_dial_fn fn, void *user, struct td_dial **out, int *error) TD_MUST_USE;
+// A socket that does not block, for a connection outward. Where descriptors are short, idle connections are closed
+// first; -1 with errno, EMFILE also where what is left is kept for others (loop/descriptors.h).
+int td_dial_socket(struct td_loop *loop, int family, int type, int protocol);
 // Closes what was begun; `fn` is not called. Takes NULL.
 void td_dial_cancel(struct td_dial *d);
 

@@ -10,6 +10,7 @@
 
 #include <curl/curl.h>
 
+#include "loop/descriptors.h"
 #include "remote/address.h"
 #include "remote/remote.h"
 #include "remote/resolve.h"
@@ -18,6 +19,7 @@
 #define TD_REMOTE_BUFFER_BYTES (8u << 10) // per running transfer; an event of a stream is below 1 KiB
 #define TD_REMOTE_URL_BYTES_MAX 8192u     // signed addresses of download servers have two thousand and more
 #define TD_CONNECT_MS_DEFAULT 5000u
+#define TD_REMOTE_NO_DESCRIPTOR "no file descriptor was free for a connection to it"
 
 struct event;
 struct sock;
@@ -75,6 +77,8 @@ struct td_remote {
     struct event *kick, *timer;
     struct sock **socks; // by descriptor
     size_t sock_count;
+    uint64_t idle_count; // sockets that became idle until now: the order in which they did
+    struct td_fd_shedder shedder;
     struct td_xfer *todo, **todo_last;
     bool in_curl, due_now, settling;
     uint64_t due_ns, armed_ns; // when libcurl wants to be called; when the timer will fire; 0 not

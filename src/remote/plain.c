@@ -342,12 +342,23 @@ static void send_more(struct td_conn_out *c) {
 
 // ---- getting there
 
+// A descriptor that is missing here says nothing about the target.
+static void end_undialled(struct attempt *t, enum td_err err, int error) {
+    t->a.detail = error ? strerror(error) : "";
+    if (error == EMFILE || error == ENFILE)
+        end_with(t, TD_ERR_OVERLOAD, TD_REMOTE_NO_DESCRIPTOR);
+    else
+        end_with(t, err,
+                 err == TD_ERR_NOMEM ? "out of memory"
+                 : error             ? "no connection"
+                                     : "its address is not allowed for it");
+}
+
 static void on_dialled(void *user, int fd, int error) {
     struct attempt *t = user;
     t->dial = NULL;
     if (fd < 0) {
-        t->a.detail = strerror(error);
-        end_with(t, TD_ERR_CONNECT, "no connection");
+        end_undialled(t, TD_ERR_CONNECT, error);
         return;
     }
     struct td_conn_out *c = conn_make(plain_of(t), fd);
@@ -361,13 +372,8 @@ static void dial(struct attempt *t, const struct sockaddr_storage *list, uint32_
     int error;
     enum td_err err =
         td_dial_start(plain_of(t)->loop, list, count, t->a.route->place.scopes, on_dialled, t, &t->dial, &error);
-    if (!err)
-        return;
-    t->a.detail = error ? strerror(error) : "";
-    end_with(t, err,
-             err == TD_ERR_NOMEM ? "out of memory"
-             : error             ? "no connection"
-                                 : "its address is not allowed for it");
+    if (err)
+        end_undialled(t, err, error);
 }
 
 static void on_name(struct td_name_waiter *w, enum td_err err) {
@@ -626,6 +632,13 @@ void td_plain_route_drop(struct td_plain_route *route) {
     struct td_conn_out *c;
     while (route->plain && (c = TAILQ_FIRST(&route->idle)) != NULL)
         idle_close(c);
+}
+
+unsigned td_plain_shed(struct td_plain *p, unsigned max) {
+    unsigned closed = 0;
+    for (; closed < max && !TAILQ_EMPTY(&p->idle); closed++)
+        idle_close(TAILQ_LAST(&p->idle, td_conns_out));
+    return closed;
 }
 
 // ---- a worker's

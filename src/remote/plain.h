@@ -29,6 +29,9 @@ struct td_plain_route {
 struct td_plain *td_plain_create(struct td_loop *loop, uint32_t idle_max);
 void td_plain_destroy(struct td_plain *p); // every route must have gone; takes NULL
 
+// Closes at most `max` kept connections, those unused for the longest time; returns how many.
+unsigned td_plain_shed(struct td_plain *p, unsigned max);
+
 // `urls` by enum td_kind, all to the same host; `headers` as for libcurl. TD_ERR_NOMEM, TD_ERR_CONFIG.
 enum td_err td_plain_route_init(struct td_plain_route *route, struct td_plain *p, char *const urls[3],
                                 struct td_str host, uint16_t port, struct curl_slist *const headers[2],

@@ -8,6 +8,7 @@
 // open and close callbacks see keeps that table true.
 #include "remote/remote.h"
 
+#include <errno.h>
 #include <event2/event.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -18,6 +19,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "loop/loop.h"
+#include "remote/dial.h"
 #include "remote/engine.h"
 #include "remote/route.h"
 
@@ -30,7 +32,7 @@ struct sock {
     struct event *ev;
     struct td_remote *r;
     short registered; // EV_READ | EV_WRITE as the loop has it
-    bool idle;        // libcurl does not watch it now
+    uint64_t idle;    // libcurl does not watch it now, and how many had become so before; 0 it does
 };
 
 static void settle(struct td_remote *r);
@@ -119,19 +121,19 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, vo
     struct sock *s = sock_of(r, fd);
     (void)easy, (void)sock;
     if (what == CURL_POLL_REMOVE) {
-        if (s && s->registered == EV_READ) {
-            s->idle = true;
-        } else if (s && s->registered) {
+        if (s && s->registered && s->registered != EV_READ) {
             event_del(s->ev);
             s->registered = 0;
-            s->idle = true;
+        } else if (!s || !s->registered) {
+            return 0;
         }
+        s->idle = ++r->idle_count;
         return 0;
     }
     short want = (short)((what & CURL_POLL_IN ? EV_READ : 0) | (what & CURL_POLL_OUT ? EV_WRITE : 0));
     if (!s && !(s = sock_make(r, fd)))
         return -1;
-    s->idle = false;
+    s->idle = 0;
     if (s->registered == want)
         return 0;
     event_del(s->ev);
@@ -368,9 +370,11 @@ static curl_socket_t on_open(void *user, curlsocktype purpose, struct curl_socka
         x->refused = TD_ERR_CONNECT;
         return CURL_SOCKET_BAD;
     }
-    int fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, address->protocol);
-    if (fd < 0)
+    int fd = td_dial_socket(x->r->loop, address->family, address->socktype, address->protocol);
+    if (fd < 0) {
+        x->refused = errno == EMFILE ? TD_ERR_OVERLOAD : TD_OK;
         return CURL_SOCKET_BAD;
+    }
     sock_forget(x->r, fd); // the number was another's before
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return fd;
@@ -554,6 +558,30 @@ static void start_curl(void) {
                                       td_plain_calloc);
 }
 
+// libcurl closes a kept connection only when it finds it dead: so the oldest are made to look so, and go within a
+// second of the next one that is made.
+static void end_idle(struct td_remote *r, unsigned max) {
+    uint64_t done = 0;
+    for (; max; max--) {
+        size_t oldest = r->sock_count;
+        for (size_t fd = 0; fd < r->sock_count; fd++)
+            if (r->socks[fd] && r->socks[fd]->registered && r->socks[fd]->idle > done &&
+                (oldest == r->sock_count || r->socks[fd]->idle < r->socks[oldest]->idle))
+                oldest = fd;
+        if (oldest == r->sock_count)
+            return;
+        done = r->socks[oldest]->idle;
+        shutdown((int)oldest, SHUT_RDWR);
+    }
+}
+
+static unsigned on_shed(void *arg, unsigned max) {
+    struct td_remote *r = arg;
+    unsigned closed = td_plain_shed(r->plain, max);
+    end_idle(r, max - closed);
+    return closed;
+}
+
 enum td_err td_remote_create(struct td_loop *loop, const struct td_remote_options *options, struct td_remote **out,
                              struct td_error *e) {
     struct td_remote_options o = options ? *options : (struct td_remote_options){0};
@@ -583,6 +611,7 @@ enum td_err td_remote_create(struct td_loop *loop, const struct td_remote_option
         td_remote_destroy(r);
         return td_error_set(e, TD_ERR_NOMEM, "out of memory while setting up the way out");
     }
+    td_fd_shedder_add(&r->shedder, loop, on_shed, r);
     *out = r;
     return TD_OK;
 }
@@ -590,6 +619,7 @@ enum td_err td_remote_create(struct td_loop *loop, const struct td_remote_option
 void td_remote_destroy(struct td_remote *r) {
     if (!r)
         return;
+    td_fd_shedder_remove(&r->shedder);
     td_attempts_finish(r);
     for (uint32_t i = 0; i < TD_TARGETS_MAX; i++)
         td_route_drop(&r->routes[i]);

@@ -201,6 +201,10 @@ enum td_err td_xfer_error(const struct td_xfer *x, const char **what) {
         *what = "its address is not allowed for it";
         return TD_ERR_CONNECT;
     }
+    if (x->refused == TD_ERR_OVERLOAD && !x->connected) {
+        *what = TD_REMOTE_NO_DESCRIPTOR;
+        return TD_ERR_OVERLOAD;
+    }
     curl_easy_getinfo(x->easy, CURLINFO_HTTP_CONNECTCODE, &proxy_status);
     if (!x->connected && proxy_status >= 400) {
         *what = proxy_status == 407 ? "the proxy wants other credentials" : "the proxy refused to connect";

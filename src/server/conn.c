@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "server/conn.h"
 
+#include <errno.h>
 #include <event2/event.h>
 #include <stdio.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/time.h"
@@ -470,6 +472,7 @@ static bool advance_running(struct td_conn *c) {
     }
     td_http_head_init(&c->head);
     c->state = TD_CONN_READ_HEAD;
+    c->kept = true;
     c->begun = c->ended = c->mute = c->streaming = c->stopped = c->dropped = false;
     c->deadline_ns = after_ms(c->in.n ? limits_of(c)->header_ms : limits_of(c)->keepalive_ms);
     if (td_stream_pending(&c->stream))
@@ -585,6 +588,32 @@ void td_conn_tick(struct td_listen_worker *worker, uint64_t now_ns) {
         if (c->deadline_ns && now_ns >= c->deadline_ns)
             on_tick(c);
     }
+}
+
+static bool is_idle(const struct td_conn *c) {
+    return c->kept && c->state == TD_CONN_READ_HEAD && c->in.n == 0 && pending_of(c) == 0 && !c->busy && !c->is_dirty;
+}
+
+unsigned td_conn_shed(struct td_listen_worker *worker, unsigned max) {
+    unsigned closed = 0;
+    uint64_t done = 0;
+    while (closed < max) {
+        struct td_conn *oldest = NULL;
+        char byte;
+        for (struct td_conn *c = worker->conns; c; c = c->next)
+            if (is_idle(c) && c->deadline_ns > done && (!oldest || c->deadline_ns < oldest->deadline_ns))
+                oldest = c;
+        if (!oldest)
+            break;
+        done = oldest->deadline_ns;
+        if (recv(oldest->stream.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 ||
+            (errno != EAGAIN && errno != EWOULDBLOCK)) // a request that has reached this machine is still answered
+            continue;
+        td_stream_shut(&oldest->stream);
+        td_conn_destroy(oldest);
+        closed++;
+    }
+    return closed;
 }
 
 void td_conn_drain(struct td_conn *c) {

@@ -19,6 +19,7 @@
 
 #include "base/counters.h"
 #include "base/mem.h"
+#include "loop/descriptors.h"
 #include "loop/loop.h"
 #include "server/access.h"
 #include "server/answer.h"
@@ -62,6 +63,7 @@ struct td_listen_worker {
     struct event *settle;                        // made active to run after what is ready in this turn
     struct td_timer *tick;
     bool ticking;
+    struct td_fd_shedder shedder;
     atomic_uint load; // connections, for the acceptor's choice
     time_t date_s;
     char date[32];
@@ -98,6 +100,7 @@ struct td_conn {
     bool begun, ended, clean, mute;      // the answer; mute: no body goes out (HEAD, 204)
     bool streaming, stopped;             // upstream told to stop
     bool close, linger, broken, reset, input_ended, ahead_full, writing;
+    bool kept; // it has been answered at least once and waits for the next request
     bool local;
     struct td_peer_key peer_key;
     char peer[64];
@@ -111,6 +114,8 @@ void td_conn_settle(struct td_conn *c);
 void td_conn_destroy(struct td_conn *c);
 // Draining: an idle connection closes, a running one closes after its answer.
 void td_conn_drain(struct td_conn *c);
+// Closes at most `max` connections that wait for a further request, those that wait longest; returns how many.
+unsigned td_conn_shed(struct td_listen_worker *worker, unsigned max);
 // Every connection whose time is up.
 void td_conn_tick(struct td_listen_worker *worker, uint64_t now_ns);
 // Settles what the core's callbacks touched in this turn.

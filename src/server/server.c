@@ -10,7 +10,6 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@ enum {
     TICK_MS = 250,         // how late a deadline may be noticed
     ACCEPTS_PER_TURN = 64, // then the connections that exist have their turn
     ACCEPT_PAUSE_MS = 100, // without descriptors, try again after this
+    WARN_EVERY_S = 60,     // of what may go on for long
     BACKLOG = 1024,
 };
 
@@ -36,6 +36,7 @@ struct td_server {
     ino_t socket_ino;
     struct td_watch *accept_watch;
     struct td_timer *accept_pause;
+    uint64_t warned_ns; // of descriptors that run short
     pthread_mutex_t lock;
     pthread_cond_t changed;
     unsigned worker_count;
@@ -99,16 +100,24 @@ static void on_worker_tick(void *arg) {
         td_timer_arm(w->tick, TICK_MS);
 }
 
+static unsigned on_shed(void *arg, unsigned max) {
+    return td_conn_shed(arg, max);
+}
+
 static enum td_err open_worker(struct td_server *s, struct td_listen_worker *w) {
     (void)s;
     w->settle = event_new(td_loop_base(w->loop), -1, 0, on_settle, w);
     w->tick = td_timer_create(w->loop, on_worker_tick, w);
     td_loop_on_breath(w->loop, on_breath, w);
-    return w->settle && w->tick ? TD_OK : TD_ERR_NOMEM;
+    if (!w->settle || !w->tick)
+        return TD_ERR_NOMEM;
+    td_fd_shedder_add(&w->shedder, w->loop, on_shed, w);
+    return TD_OK;
 }
 
 static enum td_err close_worker(struct td_server *s, struct td_listen_worker *w) {
     (void)s;
+    td_fd_shedder_remove(&w->shedder);
     while (w->conns)
         td_conn_destroy(w->conns);
     td_loop_on_breath(w->loop, NULL, NULL);
@@ -163,6 +172,7 @@ static struct td_listen_worker *least_loaded(struct td_server *s) {
     return &s->workers[best];
 }
 
+// Its request could not be served, or it is over a limit: said at once rather than after it was read.
 static void turn_away(struct td_server *s, int fd) {
     static const char body[] =
         "{\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"param\":null,"
@@ -213,6 +223,20 @@ static void take(struct td_server *s, int fd, const struct sockaddr *from) {
     close(fd);
 }
 
+// Idle connections make room first. A client is turned away only where there are none: behind it stands a request that
+// would want a connection upstream as well.
+static enum td_fd_room make_room(struct td_server *s, enum td_fd_room room) {
+    uint64_t now = td_now_ns();
+    if (room == TD_FD_PLENTY)
+        return room;
+    if (room == TD_FD_SHORT && (!s->warned_ns || now > s->warned_ns + WARN_EVERY_S * TD_S_NS)) {
+        s->warned_ns = now;
+        td_log(TD_LOG_WARN, "server", NULL, "while=accept err=%s detail=\"file descriptors run short (RLIMIT_NOFILE)\"",
+               td_err_code(TD_ERR_OVERLOAD));
+    }
+    return td_fd_shed(s->workers[0].loop) ? TD_FD_TIGHT : room;
+}
+
 static void on_accept(void *arg, int events) {
     struct td_server *s = arg;
     (void)events;
@@ -224,16 +248,24 @@ static void on_accept(void *arg, int events) {
             return;
         if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
             continue;
+        int error = errno;
+        enum td_fd_room room = make_room(s, td_fd_room(fd));
         if (fd < 0) {
             // No descriptors or no memory: the waiting client keeps the socket readable, so look away for a while.
-            td_log(TD_LOG_WARN, "server", NULL, "while=accept err=%s", strerror(errno));
+            if (error != EMFILE && error != ENFILE)
+                td_log(TD_LOG_WARN, "server", NULL, "while=accept err=%s", strerror(error));
             if (td_watch_set(s->accept_watch, 0) == TD_OK)
                 td_timer_arm(s->accept_pause, ACCEPT_PAUSE_MS);
             return;
         }
         if (s->address.is_unix)
             from.ss_family = AF_UNIX;
-        take(s, fd, (struct sockaddr *)&from);
+        if (room == TD_FD_SHORT)
+            turn_away(s, fd);
+        else
+            take(s, fd, (struct sockaddr *)&from);
+        if (room != TD_FD_PLENTY && !atomic_load_explicit(&s->listener.draining, memory_order_relaxed))
+            return; // the other workers' turn to close theirs, before the next one
     }
 }
 
@@ -402,11 +434,7 @@ static enum td_err config_create(const struct td_server *s, const struct td_list
 }
 
 static void prepare_process(void) {
-    struct rlimit files;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    td_fd_limit_raise();
     signal(SIGPIPE, SIG_IGN); // OpenSSL writes without MSG_NOSIGNAL
 }
 
@@ -415,7 +443,8 @@ static void set_counters(struct td_listener *l) {
     l->refused = td_counter_get("tandem_http_refused_total", "Requests that the listener itself refused.");
     l->gone =
         td_counter_get("tandem_http_clients_gone_total", "Clients that went away before their answer was complete.");
-    l->turned_away = td_counter_get("tandem_http_turned_away_total", "Connections over a connection limit.");
+    l->turned_away = td_counter_get("tandem_http_turned_away_total",
+                                    "Connections over a connection limit, or for want of file descriptors.");
     l->open = td_gauge_get("tandem_http_connections", "Client connections now open.");
 }
 

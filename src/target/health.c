@@ -198,7 +198,7 @@ static bool is_failure(enum td_err code) {
 // Says nothing about the target either way.
 static bool is_silent(enum td_err code) {
     return code == TD_ERR_CANCELLED || code == TD_ERR_DEADLINE || code == TD_ERR_GRANT || code == TD_ERR_LEDGER ||
-           code == TD_ERR_NOMEM || code == TD_ERR_INTERNAL;
+           code == TD_ERR_NOMEM || code == TD_ERR_INTERNAL || code == TD_ERR_OVERLOAD;
 }
 
 static void open_breaker(struct entry *e, uint64_t now_ns) {
@@ -463,7 +463,7 @@ void td_health_end(struct td_health *h, const struct td_target *t, const struct 
         td_quantile_add(&e->connect_ms, (o->connect_us + 999) / 1000);
     if (!is_silent(o->code))
         count_outcome(e, o->code, now_ns);
-    if (wait_ms && now_ns + wait_ms * TD_MS_NS > e->retry_after_until_ns)
+    if (wait_ms && !is_silent(o->code) && now_ns + wait_ms * TD_MS_NS > e->retry_after_until_ns)
         e->retry_after_until_ns = now_ns + wait_ms * TD_MS_NS;
     if (e->active)
         e->active--;

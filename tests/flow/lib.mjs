@@ -92,12 +92,13 @@ export function freePort() {
 }
 
 // `config` is YAML text; data_dir and listen are added.
-export async function startTandem(config, { env = {}, args = [], dir = scratch(), port = 0, listen = `127.0.0.1:${port}`, program = TANDEM } = {}) {
+export async function startTandem(config, { env = {}, args = [], dir = scratch(), port = 0, listen = `127.0.0.1:${port}`, program = TANDEM, before = [] } = {}) {
   const file = join(dir, "tandem.yaml");
   writeFileSync(file, `version: 1\nlisten: ${listen}\ndata_dir: ${dir}/data\n${config}`);
   // FLOW_WORKERS: so that there are threads to race, also on a machine of two cores.
   if (process.env.FLOW_WORKERS && !args.includes("--workers")) args = ["--workers", process.env.FLOW_WORKERS, ...args];
-  const c = child(program, ["serve", "--config", file, "--drain", "5", ...args], { env: { ...process.env, ...env } });
+  const [first, ...rest] = [...before, program, "serve", "--config", file, "--drain", "5", ...args]; // before: such as prlimit
+  const c = child(first, rest, { env: { ...process.env, ...env } });
   let stopped = false;
   const self = {
     dir, file, child: c,

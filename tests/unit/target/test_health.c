@@ -172,6 +172,23 @@ static void retry_after_is_kept(void **state) {
     td_health_destroy(h);
 }
 
+// A descriptor or memory that was missing here, though the client is told when to come back.
+static void what_is_missing_here_is_not_the_targets_fault(void **state) {
+    (void)state;
+    static const enum td_err codes[] = {TD_ERR_OVERLOAD, TD_ERR_NOMEM, TD_ERR_LEDGER};
+    struct td_target t = target("c", false);
+    struct td_health *h = health_of(&t, 1);
+    for (unsigned i = 0; i < 30; i++) {
+        struct td_admission a = td_health_admit(h, &t, false, false, t0 + i * MS);
+        assert_true(a.admitted);
+        td_health_end(h, &t, &a, &(struct td_health_outcome){.code = codes[i % 3], .retry_after_ms = 7000},
+                      t0 + i * MS);
+    }
+    assert_int_equal(state_of(h, &t, t0 + S).breaker, TD_BREAKER_CLOSED);
+    assert_int_equal(state_of(h, &t, t0 + S).failures_ppm, 0);
+    td_health_destroy(h);
+}
+
 static void retries_are_a_tenth_of_calls(void **state) {
     (void)state;
     struct td_target t = target("c", false);
@@ -454,6 +471,7 @@ int main(void) {
         cmocka_unit_test(the_requests_own_faults_do_not_count),
         cmocka_unit_test(half_of_many_opens_too_and_old_failures_are_forgiven),
         cmocka_unit_test(retry_after_is_kept),
+        cmocka_unit_test(what_is_missing_here_is_not_the_targets_fault),
         cmocka_unit_test(retries_are_a_tenth_of_calls),
         cmocka_unit_test(hedges_keep_their_share),
         cmocka_unit_test(a_reload_forgets_nothing),
