@@ -19,7 +19,7 @@ struct view {
     struct td_buf tools; // JSON, for --json
     unsigned tool_count;
     struct td_answer end;
-    char target[128], tier[16], model[128], reason[32], code[64], message[256], finish[32], exchange[32];
+    char target[128], tier[16], model[128], reason[32], code[64], message[4096], finish[32], exchange[32];
     bool failed;
 };
 

@@ -229,10 +229,10 @@ static void judge(void *arg) {
     bool later = why_none == TD_ERR_UNAVAILABLE || why_none == TD_ERR_OVERLOAD;
     if (why_none != TD_OK && !(later && call->plan->outbox && call->config->outbox.enabled && !call->replay)) {
         struct td_buf why;
-        td_buf_init(&why, 220);
+        td_buf_init(&why, TD_TARGETS_MAX * 512); // a target's name, its reason and the rule's name
         err = why_none;
-        if (td_no_target_message(call->plan, &call->config->policy, &why) == TD_OK || why.n)
-            td_error_set(&e, err, "%.*s", TD_STR_ARG(td_buf_str(&why)));
+        if (td_no_target_message(call->plan, &call->config->policy, &why) == TD_OK)
+            call->why_nobody = td_arena_str(&call->arena, td_buf_str(&why));
         td_buf_finish(&why);
         retry_after_ms = call->plan->retry_after_ms;
     } else if (err == TD_OK) {

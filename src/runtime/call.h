@@ -61,6 +61,7 @@ struct td_call {
     char conversation[17];
     struct td_world *world; // as decided under, in the arena; NULL: refused before
     const struct td_plan *plan;
+    struct td_str why_nobody; // nobody may answer: which constraint refused which target, in the arena; "" else
     struct td_exchange *x;
     struct td_slot *slots[TD_ATTEMPTS_MAX]; // by the exchange's attempt number; NULL: it was never begun here
     struct td_timer *timer;

@@ -101,7 +101,9 @@ static void send_error(struct td_call *call, struct heads *h, enum td_err err, i
 static void refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
     struct heads h = {.n = 0};
     char seconds[16];
-    struct td_str message = e && e->message[0] ? td_str_of(e->message) : td_str_of(td_err_text(err));
+    struct td_str message = call->why_nobody.n   ? call->why_nobody
+                            : e && e->message[0] ? td_str_of(e->message)
+                                                 : td_str_of(td_err_text(err));
     uint32_t wait_s = err == TD_ERR_RATE || err == TD_ERR_OVERLOAD || err == TD_ERR_BUDGET || retry_after_ms
                           ? (retry_after_ms + 999) / 1000
                           : 0;

@@ -92,7 +92,8 @@ static void fail(struct td_call *call, enum td_err err, struct td_str message) {
 
 static void refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
     (void)retry_after_ms;
-    fail(call, err, td_str_of(e && e->message[0] ? e->message : td_err_text(err)));
+    fail(call, err,
+         call->why_nobody.n ? call->why_nobody : td_str_of(e && e->message[0] ? e->message : td_err_text(err)));
 }
 
 static enum td_err on_text(struct td_call *call, struct td_str text, enum td_answer_type type) {

@@ -205,6 +205,17 @@ policy:
     assert.equal(r.status, status);
     assert.match(error.message, message);
   }
+  // However many there are, each is named with what refused it, also by the command line.
+  const names = [...Array(40)].map((_, i) => `target-${i}`);
+  const many = await startTandem(`targets:\n${names.map((n) => cloud(n, upstream.url)).join("")}policy:
+  rules:\n    - {name: nobody-sees-this, when: {labels: [phi]}, allow: {tiers: [onprem]}}\n`);
+  const refused = await (await many.post({ model: "auto", messages: user("x"), tandem: { labels: ["phi"] } })).json();
+  const asked = await tandem(["ask", "--no-tools", "--class", "restricted", "y", "--config", many.file]);
+  assert.equal(asked.code, 1);
+  for (const name of names) {
+    assert.ok(refused.error.message.includes(`${name}: its tier is not allowed for this request (rule nobody-sees-this)`), refused.error.message);
+    assert.ok(asked.stderr.includes(`${name}: the data class is above its clearance`), asked.stderr);
+  }
   const offline = await startTandem(`connectivity: offline\ntargets:\n${cloud("cloud", "https://api.invalid/v1")}`);
   const r = await offline.post({ model: "auto", messages: user("x") });
   assert.equal(r.status, 503);
