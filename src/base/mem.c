@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/wide.h"
+
 static atomic_uint_fast64_t fail_at;
 static atomic_uint_fast64_t alloc_count;
 static atomic_bool counting;
@@ -485,27 +487,32 @@ enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {
     return err;
 }
 
-// Length of the leading run of `p` that needs no escape in a JSON string; sixty-four bytes at a time, sixteen, eight.
-static size_t json_plain(const char *p, size_t n) {
-    typedef uint8_t block __attribute__((vector_size(16)));
-    typedef uint64_t halves __attribute__((vector_size(16)));
-    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+// Length of the leading run of `p` that needs no escape in a JSON string; as many blocks of thirty-two bytes as have
+// none, then by eight.
+typedef uint8_t block __attribute__((vector_size(32)));
+typedef uint64_t quarters __attribute__((vector_size(32)));
+
+static TD_INLINE size_t plain_blocks(const char *p, size_t n) {
     size_t i = 0;
-    for (; i + 4 * sizeof(block) <= n; i += 4 * sizeof(block)) {
-        block b[4], found = {0};
+    for (; i + 2 * sizeof(block) <= n; i += 2 * sizeof(block)) {
+        block b[2], found;
         memcpy(b, p + i, sizeof b);
-        for (int k = 0; k < 4; k++)
-            found |= (block)((b[k] < 0x20) | (b[k] == '"') | (b[k] == '\\'));
-        if (((halves)found)[0] | ((halves)found)[1])
+        found = (block)((b[0] < 0x20) | (b[0] == '"') | (b[0] == '\\'));
+        found |= (block)((b[1] < 0x20) | (b[1] == '"') | (b[1] == '\\'));
+        quarters q = (quarters)found;
+        if (q[0] | q[1] | q[2] | q[3])
             break;
     }
-    for (; i + sizeof(block) <= n; i += sizeof(block)) {
-        block b;
-        memcpy(&b, p + i, sizeof b);
-        halves found = (halves)((b < 0x20) | (b == '"') | (b == '\\'));
-        if (found[0] | found[1])
-            break;
-    }
+    return i;
+}
+
+TD_AVX2 static size_t plain_blocks_avx2(const char *p, size_t n) {
+    return plain_blocks(p, n);
+}
+
+static size_t json_plain(const char *p, size_t n) {
+    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+    size_t i = n < 2 * sizeof(block) ? 0 : td_has_avx2() ? plain_blocks_avx2(p, n) : plain_blocks(p, n);
     for (; i + sizeof(uint64_t) <= n; i += sizeof(uint64_t)) {
         uint64_t w, quote, back;
         memcpy(&w, p + i, sizeof w);
