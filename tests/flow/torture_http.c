@@ -368,7 +368,7 @@ static SSL_CTX *make_client(void) {
 int main(int argc, char **argv) {
     static const struct option options[] = {
         {"every", 1, NULL, 'e'}, {"first", 1, NULL, 'f'}, {"last", 1, NULL, 'l'}, {NULL, 0, NULL, 0}};
-    static const char script[] = "{\"queue\":[{\"match\":\"SLOW\",\"token_ms\":20,\"times\":1000000000}]}";
+    static const char script[] = "{\"queue\":[{\"match\":\"SLOW\",\"token_ms\":5,\"times\":1000000000}]}";
     uint64_t every = 1, first = 1, last = UINT64_MAX, refused = 0, rounds = 0;
     char dir[] = "/tmp/tandem-torture-XXXXXX", command[64];
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;)
