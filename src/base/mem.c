@@ -560,7 +560,8 @@ enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
         return err;
     b->p[b->n++] = '"';
     for (size_t i = 0;;) {
-        err = td_buf_add(b, s.p + i, run);
+        if (run) // where there is nothing, s.p may be NULL
+            err = td_buf_add(b, s.p + i, run);
         i += run;
         if (err != TD_OK || i == s.n)
             break;
