@@ -2,9 +2,12 @@
 #include "cli/cli.h"
 
 #include <inttypes.h>
+#include <locale.h>
 #include <math.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
+#include <wchar.h>
 
 #include "base/time.h"
 #include "cli/chat.h"
@@ -66,11 +69,46 @@ static enum td_err keep_call(struct view *v, const struct td_answer *a) {
     return err == TD_OK ? td_buf_addz(&v->tools, "}") : err;
 }
 
+// Columns that the character at text[*at] takes; *at goes behind it.
+static unsigned width_at(const struct td_buf *text, size_t *at) {
+    mbstate_t state = {0};
+    wchar_t c = 0;
+    size_t n = mbrtowc(&c, text->p + *at, text->n - *at, &state);
+    *at += n == 0 || n > text->n ? 1 : n;
+    int width = n > text->n ? 1 : wcwidth(c);
+    return width < 0 ? 0 : (unsigned)width;
+}
+
+// How far below its first line the cursor stands after `text`, on a screen of so many columns.
+static unsigned lines_below(const struct td_buf *text, unsigned columns) {
+    unsigned lines = 0, column = 0;
+    for (size_t at = 0; at < text->n;) {
+        if (text->p[at] == '\n') {
+            lines++, column = 0, at++;
+            continue;
+        }
+        if (text->p[at] == '\t') {
+            column = (column | 7) + 1 < columns ? (column | 7) + 1 : columns - 1, at++;
+            continue;
+        }
+        unsigned width = width_at(text, &at);
+        if (column + width > columns) // it is wrapped when the next character comes, not before
+            lines++, column = 0;
+        column += width;
+    }
+    return lines;
+}
+
 // Takes what stands on the screen away: back over the lines it fills, then clear to the end.
 static void erase(const struct td_buf *text) {
-    unsigned lines = 0;
-    for (size_t i = 0; i < text->n; i++)
-        lines += text->p[i] == '\n';
+    struct winsize size = {0};
+    locale_t utf8 = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t)0), before = utf8 ? uselocale(utf8) : (locale_t)0;
+    unsigned columns = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col ? size.ws_col : 80;
+    unsigned lines = lines_below(text, columns);
+    if (utf8) {
+        uselocale(before);
+        freelocale(utf8);
+    }
     if (lines)
         printf("\033[%uA", lines);
     printf("\r\033[J");
@@ -116,6 +154,7 @@ static void on_answer(void *user, const struct td_answer *a) {
         break;
     case TD_ANSWER_ERROR:
         v->failed = true;
+        keep(v, a);
         snprintf(v->code, sizeof v->code, "%s", a->code);
         snprintf(v->message, sizeof v->message, "%.*s", (int)a->text_length, a->text);
         break;
@@ -248,6 +287,8 @@ static int run(int argc, char **argv) {
         fflush(stdout);
         code = td_cli_fail(strcmp(view.code, "tandem.cancelled") == 0 ? TD_EXIT_CANCELLED : TD_EXIT_FAILED, "%s (%s)",
                            view.message, view.code);
+        if (view.end.queued && !td_cli.json)
+            fprintf(stderr, "it is kept for later: tandem outbox show %s\n", view.exchange);
     } else {
         code = TD_EXIT_OK;
         if (!td_cli.json)

@@ -161,9 +161,20 @@ static void finish_tools(struct stream *s) {
     s->now.call_id = s->now.name = s->now.arguments = "";
 }
 
+// What a revision replaces is void, its tool calls too.
+static void forget_tools(struct stream *s) {
+    for (unsigned i = 0; i < s->tool_count; i++) {
+        td_buf_finish(&s->tools[i].arguments);
+        s->tools[i] = (struct pending_tool){0};
+    }
+    s->tool_count = 0;
+}
+
 static void on_chunk(struct stream *s, td_json *root) {
     td_json *error = td_json_get(root, "error"), *tandem = td_json_get(root, "tandem");
     if (error) {
+        if (tandem)
+            read_tandem(s, tandem);
         struct td_str code = td_json_get_str(error, "code");
         fail_with(s, z(&s->arena, code), z(&s->arena, td_json_get_str(error, "message")));
         return;
@@ -179,8 +190,10 @@ static void on_chunk(struct stream *s, td_json *root) {
     }
     td_json *choice = yyjson_arr_get(td_json_get(root, "choices"), 0), *delta = td_json_get(choice, "delta");
     struct td_str text = td_json_get_str(delta, "content"), op = td_json_get_str(tandem, "op");
-    read_tools(s, td_json_get(delta, "tool_calls"));
     bool replaces = td_str_is(op, "replace");
+    if (replaces)
+        forget_tools(s);
+    read_tools(s, td_json_get(delta, "tool_calls"));
     if (replaces && td_json_get(tandem, "text"))
         text = td_json_get_str(tandem, "text");
     if (text.n || replaces) {
@@ -266,8 +279,7 @@ static bool ask_daemon(struct td_str body, td_answer_fn on_answer, void *user) {
         fail_with(&s, "tandem.internal.error", "the daemon refused the request");
     } else if (!s.ended)
         fail_with(&s, "tandem.upstream.cut", "the stream ended before the answer did");
-    for (unsigned i = 0; i < s.tool_count; i++)
-        td_buf_finish(&s.tools[i].arguments);
+    forget_tools(&s);
     td_buf_finish(&s.line);
     td_buf_finish(&s.error_body);
     td_arena_finish(&s.arena);

@@ -30,15 +30,21 @@ struct td_public {
     struct td_post cancel_post, release_post; // letting go needs no memory
 };
 
-static void free_public(void *arg) {
-    struct td_public *p = arg;
-    td_free(p->body);
-    td_buf_finish(&p->text);
+// What a revision replaces is void, its tool calls too.
+static void forget_tools(struct td_public *p) {
     for (unsigned i = 0; i < p->tool_count; i++) {
         td_buf_finish(&p->tools[i].id);
         td_buf_finish(&p->tools[i].name);
         td_buf_finish(&p->tools[i].arguments);
     }
+    p->tool_count = 0;
+}
+
+static void free_public(void *arg) {
+    struct td_public *p = arg;
+    td_free(p->body);
+    td_buf_finish(&p->text);
+    forget_tools(p);
 }
 
 static void fill(struct td_call *call, struct td_answer *a, enum td_answer_type type) {
@@ -83,6 +89,7 @@ static void fail(struct td_call *call, enum td_err err, struct td_str message) {
     struct td_answer a;
     fill(call, &a, TD_ANSWER_ERROR);
     a.code = td_err_code(err);
+    a.queued = call->outbox_acked;
     struct td_str copy = td_arena_str(&call->arena, message);
     a.text = copy.p ? copy.p : td_err_text(err);
     a.text_length = copy.p ? copy.n : strlen(a.text);
@@ -198,6 +205,8 @@ static enum td_err emit_one(struct td_call *call, const struct td_x_out *out) {
     case TD_X_OUT_REVISION:
         call->last_origin = out->attempt;
         call->public_state->revision = out->revision;
+        if (out->op == TD_X_OP_REPLACE)
+            forget_tools(call->public_state);
         return out->op == TD_X_OP_REPLACE ? on_text(call, TD_STR(""), TD_ANSWER_REVISION) : TD_OK;
     case TD_X_OUT_FINISH:
         if (out->finish.choice == 0)

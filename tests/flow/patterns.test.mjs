@@ -242,6 +242,32 @@ test("`tandem ask --progressive` on a terminal draws the better answer over the 
   await t.stop();
 });
 
+test("`tandem ask --progressive` takes away a draft of several screen lines, and its calls, before the better answer stands", async (context) => {
+  const { d, c, t } = await pair(["--tokens", "5"], ["--tokens", "10", "--first-token-ms", "400"]);
+  const ask = async (q, columns) => {
+    const line = `stty cols ${columns}; ${TANDEM} ask --progressive --model auto "${q}" --config ${t.file}`;
+    return (await run("script", ["-qec", line, "/dev/null"]).catch((e) => e.code === "ENOENT" ? context.skip("no script(1)") ?? {} : Promise.reject(e))).stdout;
+  };
+  // 25 columns, twelve characters of two columns each, four more columns: three lines of a screen of 20.
+  await d.standing({ say: "a draft that goes wrong: \u6c34\u6c34\u6c34\u6c34\u6c34\u6c34\u6c34\u6c34\u6c34\u6c34\u6c34\u6c34 end" });
+  await c.standing({ say: "better", first_token_ms: 400 });
+  const narrow = await ask("how many lines", 20);
+  if (narrow === undefined) return t.stop();
+  assert.ok(narrow.includes("\x1b[2A\r\x1b[J"), JSON.stringify(narrow));
+  const wide = await ask("how many lines", 120);
+  assert.ok(wide.includes("\r\x1b[J") && !/\x1b\[\d+A/.test(wide), JSON.stringify(wide));
+  // A call that was drafted is not glued to the one that replaces it.
+  const tool = { type: "function", function: { name: "timer", parameters: { type: "object" } } };
+  const tools = join(t.dir, "tools.json");
+  (await import("node:fs")).writeFileSync(tools, JSON.stringify([tool]));
+  await d.standing({});
+  await c.standing({ say: "no call at all", first_token_ms: 400 });
+  const json = async () => JSON.parse((await tandem(["ask", "--progressive", "--json", "--tools", tools, 'TOOL:timer {"minutes": 1}', "--config", t.file])).stdout);
+  assert.deepEqual((await json()).tool_calls, []);
+  assert.equal((await json()).text, "no call at all");
+  await t.stop();
+});
+
 test("cascade: nothing of a draft that is not trusted is shown, streaming or not; each target has its own threshold", async () => {
   const c = await startUpstream("--tokens", "20");
   const t = await startTandem(`targets:
