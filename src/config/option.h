@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Options as data: one row per option says its key, type, range, default and documentation, and where its value goes.
 // The same rows read the file, explain what was expected, and print the schema and the documentation table. To add an
-// option, add a field and a row (config/table.c). Internal to config/.
+// option, add a field and a row (config/table.h says where). Internal to config/.
 #ifndef TD_CONFIG_OPTION_H
 #define TD_CONFIG_OPTION_H
 

@@ -176,6 +176,16 @@ static inline bool td_x_is_lead(const struct td_exchange *x, const struct td_x_a
 static inline bool td_x_is_draft(const struct td_exchange *x, const struct td_x_attempt *a) {
     return x->draft == td_x_index(a);
 }
+static inline bool td_x_past_deadline(const struct td_exchange *x, uint64_t at_ns) {
+    return x->deadline_ns && at_ns >= x->deadline_ns;
+}
+static inline bool td_x_is_whole(const struct td_x_attempt *a) {
+    return a->state == TD_X_OVER && a->rec.outcome == TD_X_OUTCOME_OK;
+}
+// Progressive to a client that understands revisions: the draft is shown beside the main line.
+static inline bool td_x_shows_draft(const struct td_exchange *x) {
+    return x->plan->mode == TD_MODE_PROGRESSIVE && x->aware;
+}
 struct td_x_effect *td_x_effect_add(struct td_exchange *x, enum td_x_effect_type type);
 
 // attempt.c: keeps the record of one try.
@@ -215,24 +225,44 @@ void td_x_show_error(struct td_exchange *x, enum td_err code, int http_status, u
 
 // executor.c: which attempt comes next.
 void td_x_begin(struct td_exchange *x);
+int td_x_free_step(const struct td_exchange *x); // the first that may be asked now; -1 none
+enum td_x_role td_x_next_role(const struct td_exchange *x, uint32_t step);
+bool td_x_ask(struct td_exchange *x, uint32_t step, enum td_x_role role); // false: it cannot be begun
+// Where nobody is at work on the answer: asks the next, or waits, or ends. `again`: the step that failed last, where
+// another try of it comes before the next step; else -1.
+void td_x_proceed(struct td_exchange *x, int again);
+void td_x_escalate(struct td_exchange *x); // the draft is not trusted
+// The draft as the answer, where nothing better can be had. False where there is none, or the client has seen too much
+// of another. `now`: it must be whole already.
+bool td_x_use_draft(struct td_exchange *x, bool now);
+
+// judge.c: what an attempt says.
 // Keeps the event for later; where that cannot be done the attempt has failed and is dealt with.
 enum td_err td_x_keep(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev) TD_MUST_USE;
-void td_x_step_free(struct td_exchange *x, const struct td_x_attempt *a); // it was overtaken, not failed
-void td_x_on_mismatch(struct td_exchange *x, struct td_x_attempt *a);
 void td_x_on_content(struct td_exchange *x, struct td_x_attempt *a, const struct td_event *ev);
 void td_x_on_whole(struct td_exchange *x, struct td_x_attempt *a); // it ended well
+void td_x_judge(struct td_exchange *x, struct td_x_attempt *a);    // the cascade's question
+
+// fault.c: what a failure means.
 void td_x_on_fault(struct td_exchange *x, struct td_x_attempt *a, enum td_err code, int http_status,
                    uint32_t retry_after_ms, struct td_str message);
 void td_x_on_refused(struct td_exchange *x, struct td_x_attempt *a, const struct td_x_input *in);
+void td_x_on_mismatch(struct td_exchange *x, struct td_x_attempt *a);
+void td_x_step_free(struct td_exchange *x, const struct td_x_attempt *a); // it was overtaken, not failed
+
+// end.c: how it ends.
+void td_x_no_target(struct td_exchange *x); // why, as the refusal
+void td_x_keep_for_later(struct td_exchange *x, enum td_x_outbox_why why);
+void td_x_succeed(struct td_exchange *x);                   // the answer is complete with `lead`
+void td_x_give_up(struct td_exchange *x, enum td_err code); // TD_OK: the first fault
+void td_x_gone(struct td_exchange *x);
+void td_x_on_durable(struct td_exchange *x, bool durable);
+void td_x_on_kept(struct td_exchange *x);
+
+// time.c: what happens by the clock, or because the process stops.
 void td_x_on_timer(struct td_exchange *x);
 void td_x_on_drain(struct td_exchange *x);
 void td_x_on_abort(struct td_exchange *x, enum td_err code);
-void td_x_on_durable(struct td_exchange *x, bool durable);
-void td_x_on_kept(struct td_exchange *x);
 void td_x_arm(struct td_exchange *x);
-// The answer is complete with `lead`.
-void td_x_succeed(struct td_exchange *x);
-void td_x_give_up(struct td_exchange *x, enum td_err code); // TD_OK: the first fault
-void td_x_gone(struct td_exchange *x);
 
 #endif
