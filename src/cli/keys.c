@@ -32,6 +32,17 @@ static void print_list(td_json *root) {
     }
 }
 
+static void print_created(td_json *root) {
+    struct td_str of = td_json_get_str(root, "tenant");
+    printf("%.*s\n%sKeep it now: only its hash is stored. Id %.*s, tenant %.*s.%s\n",
+           TD_STR_ARG(td_json_get_str(root, "key")), td_cli_dim(), TD_STR_ARG(td_json_get_str(root, "id")),
+           TD_STR_ARG(of), td_cli_reset());
+    if (!td_json_get_bool(root, "configured", true))
+        fprintf(stderr,
+                "tandem: note: the configuration has no tenant '%.*s', so that no budget or limit holds for it\n",
+                TD_STR_ARG(of));
+}
+
 static int show(const char *verb, const char *result) {
     if (td_cli.json) {
         printf("%s\n", result);
@@ -42,9 +53,7 @@ static int show(const char *verb, const char *result) {
     td_arena_init(&arena, 64 << 20);
     if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) == TD_OK) {
         if (strcmp(verb, "create") == 0)
-            printf("%.*s\n%sKeep it now: only its hash is stored. Id %.*s, tenant %.*s.%s\n",
-                   TD_STR_ARG(td_json_get_str(root, "key")), td_cli_dim(), TD_STR_ARG(td_json_get_str(root, "id")),
-                   TD_STR_ARG(td_json_get_str(root, "tenant")), td_cli_reset());
+            print_created(root);
         else if (strcmp(verb, "list") == 0)
             print_list(root);
         else

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 static const char *name, *sha256, *ca_file;
 static const char *const verbs[] = {"list", "add", "pull", "rm", NULL};
 static atomic_bool interrupted;
@@ -136,6 +138,8 @@ static int pull(const char *source) {
         .source = source, .dir = dir, .sha256 = sha256, .ca_file = ca_file, .on_progress = on_progress};
     struct sigaction action = {.sa_handler = on_interrupt}, before;
     sigaction(SIGINT, &action, &before);
+    if (!td_cli.verbose)
+        td_log_set_level(TD_LOG_ERROR); // the failure itself is told below, once
     int failed = td_models_pull(&options, &got, &failure);
     sigaction(SIGINT, &before, NULL);
     if (td_cli_stderr_is_terminal() && !td_cli.json)

@@ -109,12 +109,17 @@ static enum td_err keys_create(struct admin *a, struct td_error *e) {
     if (!td_name_valid(tenant))
         return td_error_set(e, TD_ERR_USAGE,
                             "a tenant's name is 1 to 128 letters, digits, dots, dashes or underscores");
+    bool configured = td_str_is(tenant, "default");
+    struct td_config *config = td_runtime_config(a->rt, NULL);
+    for (uint32_t i = 0; i < config->policy.tenant_count; i++)
+        configured = configured || td_str_eq(config->policy.tenants[i].name, tenant);
+    td_config_unref(config);
     TRY(td_govern_key_create(a->rt->govern, tenant, td_json_get_str(a->params, "name"), now,
                              days > 0 ? now + days * 86400000 : 0, id, key, e));
     TRY(td_buf_printf(&a->out, "{\"id\":\"%s\",\"key\":\"%s\"", id, key));
     memset(key, 0, sizeof key);
     TRY(field(a, "tenant", tenant));
-    return td_buf_addc(&a->out, '}');
+    return td_buf_printf(&a->out, ",\"configured\":%s}", configured ? "true" : "false");
 }
 
 static enum td_err write_key(struct admin *a, const struct td_key_info *key) {

@@ -204,10 +204,20 @@ static enum td_err get(struct td_transfer *p, struct td_error *e) {
     return fail(e, TD_ERR_UPSTREAM_GARBAGE, "too many redirects");
 }
 
+// The part of the URL between its scheme and its path: whom we talked to, without what may be secret in a query.
+static struct td_str host_of(const char *url) {
+    const char *from = strstr(url, "://");
+    from = from ? from + 3 : url;
+    return td_str_n(from, strcspn(from, "/?#"));
+}
+
 enum td_err td_transfer_listing(struct td_transfer *p, struct td_error *e) {
     td_transfer_keep_origin(p);
     p->to_file = false;
     enum td_err err = get(p, e);
+    if (err == TD_OK && p->err != TD_OK && p->status == 0)
+        return td_error_set(e, p->err, "%.*s: the repository's file list could not be read: %s",
+                            TD_STR_ARG(host_of(p->url)), td_err_text(p->err));
     if (err == TD_OK && (p->err != TD_OK || p->status != 200))
         err = td_error_set(e,
                            p->status == 404  ? TD_ERR_NOT_FOUND
@@ -357,7 +367,9 @@ enum td_err td_transfer_fetch(struct td_transfer *p, const char *name, const cha
             try = 0; // it moves: go on as long as it does
         }
     }
-    return err != TD_OK ? err : td_error_set(e, p->err != TD_OK ? p->err : TD_ERR_CUT, "%s", p->message);
+    return err != TD_OK ? err
+                        : td_error_set(e, p->err != TD_OK ? p->err : TD_ERR_CUT, "%.*s: %s",
+                                       TD_STR_ARG(host_of(p->url)), p->message);
 }
 
 enum td_err td_transfer_copy(struct td_transfer *p, const char *name, const char *source, struct td_error *e) {

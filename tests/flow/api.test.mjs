@@ -149,6 +149,10 @@ tenants:\n  - {name: default, rate: {requests_per_min: 2}}\n  - {name: shop}\n`)
   assert.equal((await anonymous[2].json()).error.code, "tandem.rate.limited");
   const made = await tandem(["keys", "create", "--tenant", "shop", "--json", "--config", b.file]);
   const { key } = JSON.parse(made.stdout);
+  assert.equal(made.stderr, "");
+  const typo = await tandem(["keys", "create", "--tenant", "shpo", "--config", b.file]);
+  assert.equal(typo.code, 0);
+  assert.match(typo.stderr, /no tenant 'shpo'/);
   const keyed = [];
   for (let i = 0; i < 4; i++)
     keyed.push((await b.post({ model: "auto", messages: user("ECHO:x") }, undefined, { authorization: `Bearer ${key}` })).status);

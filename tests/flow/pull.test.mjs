@@ -8,7 +8,7 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync,
 import { createServer } from "node:https";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { ROOT, TANDEM, scratch, tandem, until } from "./lib.mjs";
+import { ROOT, TANDEM, freePort, scratch, tandem, until } from "./lib.mjs";
 
 const dir = scratch();
 const model = readFileSync(join(ROOT, "models/starter.gguf")), whole = model;
@@ -115,6 +115,15 @@ test("what is no model, not there, or not trusted is said plainly", async () => 
   r = await tandem(["models", "pull", `${base}/model.gguf`, "--data-dir", h.data], { env: h.env, cwd: h.path });
   assert.equal(r.code, 1);
   assert.match(r.stderr, /tandem\.upstream\.tls/);
+  // One line, which names who could not be reached.
+  const port = await freePort();
+  for (const [source, what] of [[`https://127.0.0.1:${port}/model.gguf`, /no connection/], ["maker/tiny", /file list could not be read: could not connect/]]) {
+    r = await tandem(["models", "pull", source, "--data-dir", h.data], { env: { ...h.env, HF_ENDPOINT: `https://127.0.0.1:${port}` }, cwd: h.path });
+    assert.equal(r.code, 1);
+    assert.equal(r.stderr.trim().split("\n").length, 1, r.stderr);
+    assert.ok(r.stderr.startsWith(`tandem: 127.0.0.1:${port}: `), r.stderr);
+    assert.match(r.stderr, what);
+  }
 });
 
 test("a repository by name: listing, digest, credentials that do not follow a redirect to elsewhere", async () => {
