@@ -18,6 +18,7 @@
 #include "base/time.h"
 #include "host/backends.h"
 #include "host/guest.h"
+#include "host/narrow.h"
 #include "host/parts.h"
 #include "host/sandbox.h"
 
@@ -456,6 +457,7 @@ static void start(struct host_guest *g, unsigned parts) {
     int statm = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
     tzset(); // templates may print the date; after this no file can be opened
     host_backends_load();
+    (void)host_narrow_use(true); // without it is slower
     if (host_sandbox_enter(&g->ready.sandbox, &e) != TD_OK)
         fail_start(TD_ERR_HOST_LOAD, e.message);
     if (!host_prepare_start(g, td_buf_str(&tools)))
