@@ -17,6 +17,7 @@
 
 #include "base/time.h"
 #include "host/guest.h"
+#include "host/place.h"
 #include "host/prob.h"
 
 #define CHUNK_MS 60.0       // of prompt, while nobody else is generating; half where somebody is
@@ -455,23 +456,17 @@ static void cut_back(struct engine *e, uint32_t seq, int32_t keep) {
     s->cache_count = keep;
 }
 
-// The free slot that shares the longest beginning with the prompt; the least recently used among equals.
 static struct slot *choose_slot(struct engine *e, const struct host_request *r, int32_t *shared) {
-    struct slot *best = NULL;
-    *shared = 0;
+    struct host_place places[HOST_PARALLEL_MAX];
     for (uint32_t i = 0; i < e->slot_count; i++) {
-        struct slot *s = &e->slots[i];
-        if (s->job)
-            continue;
-        int32_t n = common_prefix(s, r);
-        if (n < 8) // a common first token says nothing
-            n = 0;
-        if (!best || n > *shared || (n == *shared && s->used < best->used)) {
-            best = s;
-            *shared = n;
-        }
+        const struct slot *s = &e->slots[i];
+        int32_t n = s->job ? 0 : common_prefix(s, r);
+        n = n < 8 ? 0 : n; // a common first token says nothing
+        places[i] = (struct host_place){s->job != NULL, s->cache_count, n, s->used};
     }
-    return best;
+    int32_t best = host_place_choose(places, e->slot_count);
+    *shared = best < 0 ? 0 : places[best].shared;
+    return best < 0 ? NULL : &e->slots[best];
 }
 
 static void take_prefix(struct engine *e, struct slot *s, const struct host_request *r, int32_t shared) {
@@ -710,37 +705,46 @@ static int32_t prompt_budget(const struct engine *e, bool others) {
     return n < CHUNK_TOKENS_MIN ? CHUNK_TOKENS_MIN : (int32_t)n / CHUNK_TOKENS_MIN * CHUNK_TOKENS_MIN;
 }
 
-// Returns how many prompt tokens are in the batch.
+static void add_last(struct engine *e, uint32_t i) {
+    struct slot *s = &e->slots[i];
+    s->job->index = e->batch.n_tokens;
+    s->cache[s->cache_count] = s->job->last;
+    add_to_batch(e, s->job->last, s->cache_count++, i, true);
+}
+
+static void add_prompt(struct engine *e, uint32_t i, int32_t *left) {
+    struct slot *s = &e->slots[i];
+    struct job *j = s->job;
+    for (; *left > 0 && j->read < j->r->prompt_count; --*left) {
+        bool last = j->read + 1 == j->r->prompt_count;
+        if (last)
+            j->index = e->batch.n_tokens;
+        s->cache[s->cache_count] = j->r->prompt[j->read++];
+        add_to_batch(e, s->cache[s->cache_count], s->cache_count, i, last);
+        s->cache_count++;
+    }
+}
+
+// In the order of the slots (place.h says why). Returns how many prompt tokens are in the batch.
 static int32_t build_batch(struct engine *e) {
     bool generating = false;
     e->batch.n_tokens = 0;
-    for (uint32_t i = 0; i < e->slot_count; i++) {
-        struct slot *s = &e->slots[i];
-        if (s->job)
-            s->job->index = -1;
-        if (!can_run(s->job) || s->job->last < 0)
-            continue;
-        generating = true;
-        s->job->index = e->batch.n_tokens;
-        s->cache[s->cache_count] = s->job->last;
-        add_to_batch(e, s->job->last, s->cache_count++, i, true);
-        s->used = e->turn;
-    }
+    for (uint32_t i = 0; i < e->slot_count; i++)
+        generating |= can_run(e->slots[i].job) && e->slots[i].job->last >= 0;
     int32_t budget = prompt_budget(e, generating), left = budget;
-    for (uint32_t i = 0; i < e->slot_count && left > 0; i++) {
-        struct slot *s = &e->slots[i];
-        struct job *j = s->job;
-        if (!can_run(j) || j->read >= j->r->prompt_count)
+    for (uint32_t i = 0; i < e->slot_count; i++) {
+        struct job *j = e->slots[i].job;
+        if (j)
+            j->index = -1;
+        if (!can_run(j))
             continue;
-        for (; left > 0 && j->read < j->r->prompt_count; left--) {
-            bool last = j->read + 1 == j->r->prompt_count;
-            if (last)
-                j->index = e->batch.n_tokens;
-            s->cache[s->cache_count] = j->r->prompt[j->read++];
-            add_to_batch(e, s->cache[s->cache_count], s->cache_count, i, last);
-            s->cache_count++;
-        }
-        s->used = e->turn;
+        if (j->last >= 0)
+            add_last(e, i);
+        else if (left > 0 && j->read < j->r->prompt_count)
+            add_prompt(e, i, &left);
+        else
+            continue;
+        e->slots[i].used = e->turn;
     }
     return budget - left;
 }
