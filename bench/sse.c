@@ -8,7 +8,8 @@
 //
 // TO_PORT is the gateway's, or SOURCE_PORT itself for no gateway. After a few streams to warm up it prints "warm" and
 // waits for a line; then it starts the streams, spread over a second, prints "steady" when the last has begun for a
-// while, "over" when the first is about to end, and then the figures, percentiles in microseconds:
+// while, "over" when the first is about to end, and then the figures, percentiles in microseconds. Where nothing else
+// is said they are of the time between the two; those of the start and the end follow as "ramp_…":
 //   late   of an event's sending: what the source is behind its own time table (the streams' phases are spread evenly)
 //   lag    from an event's sending to its reading
 //   gap    between two neighbouring events of a stream, less EVERY_MS; negative counts as 0
@@ -70,10 +71,11 @@ struct samples {
     size_t n, max;
 };
 
-static struct samples lates = {.name = "late"}, lags = {.name = "lag"}, gaps = {.name = "gap"},
-                      addeds = {.name = "added"}, firsts = {.name = "first"};
-enum { SAMPLES = 5 };
-static struct samples *const all[SAMPLES] = {&lates, &lags, &gaps, &addeds, &firsts};
+enum { LATE, LAG, GAP, ADDED, FIRST, KINDS };
+static struct samples samples[2][KINDS] = {
+    {{.name = "late"}, {.name = "lag"}, {.name = "gap"}, {.name = "added"}, {.name = "first"}},
+    {{.name = "ramp_late"}, {.name = "ramp_lag"}, {.name = "ramp_gap"}, {.name = "ramp_added"}, {.name = "first"}}};
+static bool steady; // between the start and the end
 static struct client clients[STREAMS_MAX];
 static struct served served[2 * STREAMS_MAX];
 static struct slot slots[STREAMS_MAX];
@@ -91,7 +93,8 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-static void add(struct samples *s, int64_t ns) {
+static void add(int kind, int64_t ns) {
+    struct samples *s = &samples[!steady][kind];
     if (s->n < s->max)
         s->us[s->n++] = ns < 0 ? 0 : (uint32_t)(ns / 1000);
 }
@@ -197,7 +200,7 @@ static uint64_t send_due(void) {
             s->to = NULL;
             continue;
         }
-        add(&lates, (int64_t)(now - due));
+        add(LATE, (int64_t)(now - due));
         write_event(s->next++, now);
         send_all(s->to->fd, event_text, sizeof event_text - 1);
     }
@@ -295,13 +298,13 @@ static void on_event(struct client *c, const char *text, uint64_t now) {
     uint64_t sent = number(text, NS_DIGITS), lag = now - sent;
     uint32_t got = (uint32_t)number(text + NS_DIGITS + 1, NUMBER_DIGITS);
     lost += got != c->next;
-    add(&lags, (int64_t)lag);
+    add(LAG, (int64_t)lag);
     if (c->next == 0)
-        add(&firsts, (int64_t)(now - c->asked_ns));
+        add(FIRST, (int64_t)(now - c->asked_ns));
     else
-        add(&addeds, (int64_t)lag - (int64_t)c->last_lag_ns);
+        add(ADDED, (int64_t)lag - (int64_t)c->last_lag_ns);
     if (c->next > 1) // the second waits for its stream's place in the time table
-        add(&gaps, (int64_t)(now - c->last_ns) - (int64_t)every_ns);
+        add(GAP, (int64_t)(now - c->last_ns) - (int64_t)every_ns);
     c->next = got + 1;
     c->last_ns = now;
     c->last_lag_ns = lag;
@@ -385,15 +388,17 @@ static void forget(uint32_t count, uint32_t length) {
         clients[i].complete = false;
     turn = turn_at = 0;
     lost = cut = events_read = 0;
-    for (size_t i = 0; i < SAMPLES; i++)
-        all[i]->n = 0;
+    for (size_t i = 0; i < 2 * KINDS; i++)
+        samples[i / KINDS][i % KINDS].n = 0;
 }
 
 // True when every stream was seen to its end.
 static bool run(uint32_t count, uint32_t length, int port, uint64_t start_ns, bool saying) {
     forget(count, length);
     base_ns = now_ns();
-    uint64_t steady_at = base_ns + start_ns + 10 * every_ns, over_at = base_ns + (length - 5) * every_ns;
+    uint64_t over_at = base_ns + (length - 5) * every_ns, half_ns = (over_at - base_ns - start_ns) / 2;
+    // What the start left behind is over within a second.
+    uint64_t steady_at = base_ns + start_ns + (half_ns < 1000000000u ? half_ns : 1000000000u);
     uint64_t give_up_at = base_ns + (uint64_t)RUN_S_MAX * 1000000000u, now = base_ns;
     uint32_t asked = 0, complete = 0, said = saying ? 0 : 2;
     while (asked < count || (now < over_at || count_open(&complete) > 0)) {
@@ -402,8 +407,10 @@ static bool run(uint32_t count, uint32_t length, int port, uint64_t start_ns, bo
         for (int i = 0; i < 16; i++)
             turn_once(asked < count ? base_ns + asked * start_ns / count : UINT64_MAX);
         now = now_ns();
-        if (said < 2 && now >= (said ? over_at : steady_at))
+        if (said < 2 && now >= (said ? over_at : steady_at)) {
             say(said++ ? "over" : "steady");
+            steady = said == 1;
+        }
         if (now > give_up_at)
             break;
     }
@@ -429,7 +436,7 @@ static void listen_on(int port) {
 }
 
 int main(int argc, char **argv) {
-    if (argc < 6 || atoi(argv[3]) < 1 || atoi(argv[3]) > STREAMS_MAX || atoi(argv[5]) < 20) {
+    if (argc < 6 || atoi(argv[3]) < 1 || atoi(argv[3]) > STREAMS_MAX || atoi(argv[5]) < 100) {
         fprintf(stderr, "usage: sse-bench SOURCE_PORT TO_PORT STREAMS EVERY_MS TOKENS [PATH]\n");
         return 2;
     }
@@ -441,12 +448,13 @@ int main(int argc, char **argv) {
     setrlimit(RLIMIT_NOFILE, &files);
     prctl(PR_SET_TIMERSLACK, 1000);
     (void)!setpriority(PRIO_PROCESS, 0, -15); // where it may: what else runs on this core shall not be measured
-    for (size_t i = 0; i < SAMPLES; i++) {
-        all[i]->max = (size_t)count * (length + 1) + WARM_STREAMS * WARM_TOKENS;
-        all[i]->us = malloc(all[i]->max * sizeof(uint32_t));
-        if (!all[i]->us)
+    for (size_t i = 0; i < 2 * KINDS; i++) {
+        struct samples *s = &samples[i / KINDS][i % KINDS];
+        s->max = (size_t)count * (length + 1) + WARM_STREAMS * WARM_TOKENS;
+        s->us = malloc(s->max * sizeof(uint32_t));
+        if (!s->us)
             die("malloc");
-        memset(all[i]->us, 0, all[i]->max * sizeof(uint32_t)); // its pages come now
+        memset(s->us, 0, s->max * sizeof(uint32_t)); // its pages come now
     }
     for (size_t i = 0; i < 2 * STREAMS_MAX; i++)
         served[i].fd = -1;
@@ -462,7 +470,7 @@ int main(int argc, char **argv) {
     if (!fgets(line, sizeof line, stdin))
         return 1;
     bool whole = run(count, length, to, START_MS * 1000000u, true);
-    for (size_t i = 0; i < SAMPLES; i++)
-        print(all[i]);
+    for (size_t i = 0; i < 2 * KINDS; i++)
+        print(&samples[i / KINDS][i % KINDS]);
     return whole ? 0 : 1;
 }
