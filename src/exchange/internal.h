@@ -115,7 +115,6 @@ struct td_exchange {
     struct td_x_effects *fx;
     bool retry_budget, hedge_budget; // of this input
 
-    struct td_x_attempt first;                      // most exchanges have no other
     struct td_x_attempt *attempts[TD_ATTEMPTS_MAX]; // the others are made when they are started, in the arena
     uint32_t attempt_count, step_limit;
     struct td_x_step steps[TD_ATTEMPTS_MAX];
@@ -156,9 +155,10 @@ struct td_exchange {
     uint32_t retry_step;
     uint64_t random;
 
-    struct td_x_out *outs, spare_out;
     uint32_t out_count, out_cap;
     bool out_of_memory;
+    struct td_x_out *outs, spare_out;
+    struct td_x_attempt first; // most exchanges have no other
 };
 
 static inline struct td_x_attempt *td_x_at(struct td_exchange *x, int i) {

@@ -44,9 +44,30 @@ struct td_presenter {
 };
 
 struct td_call {
+    // What every event of a stream asks for, so that it lies in few lines of the cache.
     struct td_worker *worker;
-    struct td_call *next, **link; // in worker->calls
     atomic_int refs;
+    bool ended, released, refused;
+    atomic_bool gone;  // the same as released, for the event stream's thread
+    atomic_bool laden; // events for it are on their way to its worker
+    bool head_sent, sink_done, stream;
+    atomic_bool client_stopped; // it reads too slowly; the event stream's thread looks, too
+    // Inputs that come up while effects are being carried out; on the stack of td_call_feed, NULL outside of it.
+    struct td_x_input *queue;
+    unsigned queue_n;
+    struct td_exchange *x;
+    const struct td_plan *plan;
+    uint64_t last_data_ns, fed_ns; // fed_ns: when the exchange was last fed
+    const struct td_presenter *presenter;
+    // http.c
+    const struct td_http_sink *sink;
+    void *sink_user;
+    struct td_answer_writer *writer;
+    struct td_buf out;
+    struct td_timer *alive; // keep-alives of a stream that has begun
+    struct td_request request;
+
+    struct td_call *next, **link; // in worker->calls
     struct td_arena arena;
     struct td_config *config; // accepted under
     uint64_t epoch;
@@ -56,22 +77,13 @@ struct td_call {
     struct td_identity who;
     struct td_ticket ticket;
     bool admitted, counted;
-    struct td_request request;
     struct td_facts facts;
     char conversation[17];
-    struct td_world *world; // as decided under, in the arena; NULL: refused before
-    const struct td_plan *plan;
+    struct td_world *world;   // as decided under, in the arena; NULL: refused before
     struct td_str why_nobody; // nobody may answer: which constraint refused which target, in the arena; "" else
-    struct td_exchange *x;
     struct td_slot *slots[TD_ATTEMPTS_MAX]; // by the exchange's attempt number; NULL: it was never begun here
     struct td_timer *timer;
-    struct td_post later; // it waits for its next stage in this turn of the loop
-    bool ended, released, refused;
-    atomic_bool gone;  // the same as released, for the event stream's thread
-    atomic_bool laden; // events for it are on their way to its worker
-    // Inputs that come up while effects are being carried out; on the stack of td_call_feed, NULL outside of it.
-    struct td_x_input *queue;
-    unsigned queue_n;
+    struct td_post later;  // it waits for its next stage in this turn of the loop
     unsigned rows_pending; // before_answer: rows whose ack is out
     bool rows_lost;
     uint32_t tokens_used;
@@ -79,17 +91,6 @@ struct td_call {
     bool outbox_asked, outbox_acked;
     struct td_call *keep_next, **keep_link; // in runtime->keeping; keep_link NULL: not in it
     const struct td_replay *replay;         // NULL: a client's own request
-
-    const struct td_presenter *presenter;
-    // http.c
-    const struct td_http_sink *sink;
-    void *sink_user;
-    struct td_answer_writer *writer;
-    struct td_buf out;
-    bool head_sent, sink_done, stream;
-    atomic_bool client_stopped;    // it reads too slowly; the event stream's thread looks, too
-    struct td_timer *alive;        // keep-alives of a stream that has begun
-    uint64_t last_data_ns, fed_ns; // fed_ns: when the exchange was last fed
     uint32_t first_attempt, last_origin;
     // public.c
     td_answer_fn on_answer;

@@ -42,7 +42,10 @@ static void send_data(struct td_call *call) {
         if (call->alive)
             call->last_data_ns = call->fed_ns;
     }
-    td_buf_clear(&call->out);
+    if (call->stream) // its next piece is written where another's was just now, which the cache still holds
+        td_buf_finish(&call->out);
+    else
+        td_buf_clear(&call->out);
 }
 
 // Looks only now and then: a stream that speaks does not move the timer with every token.

@@ -14,8 +14,7 @@ enum {
     READ_BODY_BYTES = 256 << 10, // and a large body does not take thousands
     SEND_EARLY_BYTES = 16 << 10, // do not wait for the end of the turn with more than this
     KEEP_BYTES =
-        (4 << 10) + 64,      // a page and what its block is larger by: an empty buffer larger than this is given back
-    KEEP_STREAM_BYTES = 520, // while an answer streams: some events of it, but not its head
+        (4 << 10) + 64, // a page and what its block is larger by: an empty buffer larger than this is given back
 };
 
 static uint64_t after_ms(unsigned ms) {
@@ -89,7 +88,9 @@ static void flush(struct td_conn *c) {
     if (pending_of(c) == 0) {
         c->out_at = 0;
         td_buf_clear(&c->out);
-        if (c->out.cap > (c->streaming ? KEEP_STREAM_BYTES : KEEP_BYTES))
+        // The next piece of a stream finds the buffer that another one has just used in the processor's cache; its own
+        // would have to be fetched.
+        if (c->streaming || c->out.cap > KEEP_BYTES)
             give_back(&c->out);
         if (c->state == TD_CONN_RUNNING)
             c->deadline_ns = 0;
@@ -165,6 +166,7 @@ static void put_chunk(struct td_conn *c, const char *data, size_t length) {
     do
         size[--at] = "0123456789abcdef"[rest & 15];
     while (rest >>= 4);
+    td_buf_expect(&c->out, length + sizeof size + 2); // at once instead of in steps
     put(c, size + at, sizeof size - at);
     put(c, data, length);
     put(c, "\r\n", 2);

@@ -276,12 +276,15 @@ static enum td_err plain_frame(struct td_answer_writer *w, const struct td_event
     struct td_ow_choice *c = &w->choices[ev->choice];
     enum td_err err = c->prefix.n ? TD_OK : make_prefix(w, ev->choice);
     size_t before = out->n;
-    if (err == TD_OK)
+    struct td_str tail = td_str_of(tails[w->spec.kind == TD_KIND_CHAT][w->spec.include_usage]);
+    if (err == TD_OK) {
+        td_buf_expect(out, c->prefix.n + ev->delta.text.n + 2 + tail.n); // at once instead of in steps
         err = td_buf_add(out, c->prefix.p, c->prefix.n);
+    }
     if (err == TD_OK)
         err = td_buf_add_json(out, ev->delta.text);
     if (err == TD_OK)
-        err = td_buf_addz(out, tails[w->spec.kind == TD_KIND_CHAT][w->spec.include_usage]);
+        err = td_buf_add_str(out, tail);
     if (err != TD_OK)
         out->n = before;
     else if (w->spec.kind == TD_KIND_COMPLETION)

@@ -31,18 +31,19 @@ struct choice {
 };
 
 struct td_reader {
+    // What every event asks for.
     struct td_reader_spec spec;
-    char id[64];
     enum form form;
-    struct td_sse sse;
-    struct td_buf body; // of a whole reply
+    bool started, ended, done, damaged, any_good, has_usage;
     size_t bytes;
-    bool started, ended, done, damaged, any_good;
-    struct choice choices[TD_CHOICES_MAX];
-    struct td_usage usage;
-    bool has_usage;
     td_json *raw; // the chunk being read, where events shall carry it
     struct td_alike alike;
+    struct td_sse sse;
+    struct choice choices[TD_CHOICES_MAX];
+
+    char id[64];
+    struct td_buf body; // of a whole reply
+    struct td_usage usage;
 };
 
 // --- handing up ---

@@ -39,15 +39,16 @@ struct td_ow_choice {
 };
 
 struct td_answer_writer {
+    // What every piece of a stream asks for.
     struct td_answer_spec spec;
+    struct td_ow_choice *choices;
+    struct td_buf pending; // a finish frame without its end
+    bool model_known, has_usage, damaged;
+
     struct td_arena arena;
     struct td_str id, model;
-    bool model_known;
-    struct td_buf head;    // data: {"id":…,"model":…,
-    struct td_buf pending; // a finish frame without its end
-    struct td_ow_choice *choices;
+    struct td_buf head; // data: {"id":…,"model":…,
     struct td_usage usage;
-    bool has_usage, damaged;
     struct td_ow_extras extras;
     struct td_buf vectors; // embeddings: the entries of `data`
     uint32_t vector_count;
