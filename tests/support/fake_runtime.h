@@ -11,7 +11,8 @@
 //   /v1/cut               a streamed answer that breaks off after "some"; /v1/short: 5 of 10 announced bytes
 //   /v1/evil              headers that try to split the response
 //   /v1/silent            ends without a head
-//   /v1/long              a turn of the loop in three parts: "first" is streamed; the answer ends; the turn ends. Between
+//   /v1/long              a turn of the loop in three parts: "first" is streamed; the answer ends; the turn ends.
+//   Between
 //                         them the loop breathes, and waits (5 s at most) until the test has set `long_turn` to 1 and 2
 #ifndef TD_TESTS_FAKE_RUNTIME_H
 #define TD_TESTS_FAKE_RUNTIME_H

@@ -152,13 +152,13 @@ static void errors_say_where_and_what(void **state) {
          "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', headers: {Host: x}}\n",
          "t.yaml:4:97: headers: 'host' is set by Tandem itself"},
         {"version: 1\n" DEVICE "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', "
-                               "headers: {X-A: \"b\\r\\nc\"}}\n",
+         "headers: {X-A: \"b\\r\\nc\"}}\n",
          "t.yaml:4:96: headers: a value must not hold control characters"},
         {"version: 1\n" DEVICE
          "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', headers: {\"X\\nA\": b}}\n",
          "t.yaml:4:99: headers: 'X\nA' is no header name"},
         {"version: 1\n" DEVICE "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', "
-                               "auth_header: \"X: y\\r\\nZ\"}\n",
+         "auth_header: \"X: y\\r\\nZ\"}\n",
          "t.yaml:4:94: auth_header: 'X: y\r\nZ' is no header name"},
         {"version: 1\n" DEVICE
          "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', auth_header: ''}\n",
