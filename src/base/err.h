@@ -84,6 +84,15 @@ const char *td_err_text(enum td_err err);
 // Fills `e` (may be NULL) with `code` and a formatted message, and returns `code`, so `return td_error_set(…)` reads
 // well.
 enum td_err td_error_set(struct td_error *e, enum td_err code, const char *fmt, ...) TD_PRINTF(3, 4);
+
+// Leaves the function that it stands in with the error of `call`, where it has one: for what writes piece by piece.
+#define TD_TRY(call)                                                                                                   \
+    do {                                                                                                               \
+        enum td_err try_err_ = (call);                                                                                 \
+        if (try_err_ != TD_OK)                                                                                         \
+            return try_err_;                                                                                           \
+    } while (0)
+
 // Names the field at fault; call after td_error_set, which empties it. Returns e's code (TD_OK for NULL).
 enum td_err td_error_param(struct td_error *e, const char *fmt, ...) TD_PRINTF(2, 3);
 

@@ -134,23 +134,17 @@ static bool read_framing_field(struct td_reply *r, struct td_str name, struct td
     }
 }
 
-// field-name ":" OWS field-value OWS (RFC 9112 section 5).
 static bool read_field(struct td_reply *r, struct td_str line, struct td_reply_piece *piece) {
-    if (line.p[0] == ' ' || line.p[0] == '\t')
+    switch (td_http_field(line, &piece->name, &piece->value)) {
+    case TD_HTTP_FIELD_FINE:
+        return true;
+    case TD_HTTP_FIELD_FOLDED:
         return refuse(r, "a line of its header is folded");
-    const char *colon = memchr(line.p, ':', line.n);
-    if (!colon || colon == line.p || !td_http_all(line.p, (size_t)(colon - line.p), TD_HTTP_TOKEN))
+    case TD_HTTP_FIELD_NAME:
         return refuse(r, "a field name of its header is malformed");
-    const char *v = colon + 1, *end = line.p + line.n;
-    while (v < end && (*v == ' ' || *v == '\t'))
-        v++;
-    while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
-        end--;
-    if (!td_http_all(v, (size_t)(end - v), TD_HTTP_VALUE))
+    default:
         return refuse(r, "its header holds a control character");
-    piece->name = td_str_n(line.p, (size_t)(colon - line.p));
-    piece->value = td_str_n(v, (size_t)(end - v));
-    return true;
+    }
 }
 
 // How the body is framed (RFC 9112 section 6.3).

@@ -33,51 +33,44 @@ enum td_err td_plan_error(const struct td_plan *plan) {
     return TD_ERR_NO_TARGET;
 }
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        enum td_err try_err_ = (call);                                                                                 \
-        if (try_err_ != TD_OK)                                                                                         \
-            return try_err_;                                                                                           \
-    } while (0)
-
 // What the reason's own text does not tell: the classes, the rule, what it cannot do, and how an unstated region or
 // clearance came in.
 static enum td_err add_detail(const struct td_verdict *v, const struct td_target *t, const struct td_plan *plan,
                               struct td_buf *out) {
     if (v->rule.n)
-        TRY(td_buf_printf(out, " (rule %.*s)", TD_STR_ARG(v->rule)));
+        TD_TRY(td_buf_printf(out, " (rule %.*s)", TD_STR_ARG(v->rule)));
     if (v->reason == TD_REASON_CLASS) {
         const char *hint = t->policy_tier == TD_TIER_CLOUD && t->tier != TD_TIER_CLOUD ? "; it does not state terminal"
                            : !t->region.n                                              ? "; it states no region"
                            : !t->clearance_stated                                      ? "; it states no clearance"
                                                                                        : "";
-        TRY(td_buf_printf(out, " (%s > %s%s)", td_class_word(plan->data_class), td_class_word(t->clearance), hint));
+        TD_TRY(td_buf_printf(out, " (%s > %s%s)", td_class_word(plan->data_class), td_class_word(t->clearance), hint));
     }
     const char *separator = " (";
     for (uint32_t lacks = v->lacks; lacks; lacks &= lacks - 1, separator = ", ")
-        TRY(td_buf_printf(out, "%s%s", separator, td_capability_word((unsigned)__builtin_ctz(lacks))));
+        TD_TRY(td_buf_printf(out, "%s%s", separator, td_capability_word((unsigned)__builtin_ctz(lacks))));
     if (v->lacks)
-        TRY(td_buf_addc(out, ')'));
+        TD_TRY(td_buf_addc(out, ')'));
     if (v->reason == TD_REASON_RESIDENCY && !v->rule.n)
-        TRY(td_buf_printf(out, " (%s%.*s, wanted %.*s)", t->region.n ? "" : "none stated", TD_STR_ARG(t->region),
-                          TD_STR_ARG(plan->residency)));
+        TD_TRY(td_buf_printf(out, " (%s%.*s, wanted %.*s)", t->region.n ? "" : "none stated", TD_STR_ARG(t->region),
+                             TD_STR_ARG(plan->residency)));
     return TD_OK;
 }
 
 enum td_err td_no_target_message(const struct td_plan *plan, const struct td_policy *p, struct td_buf *out) {
     if (plan->blocked) {
-        TRY(td_buf_printf(out, "blocked by rule %.*s", TD_STR_ARG(plan->block_rule)));
+        TD_TRY(td_buf_printf(out, "blocked by rule %.*s", TD_STR_ARG(plan->block_rule)));
         return plan->block_reason.n ? td_buf_printf(out, ": %.*s", TD_STR_ARG(plan->block_reason)) : TD_OK;
     }
-    TRY(td_buf_addz(out, "no target may answer: "));
+    TD_TRY(td_buf_addz(out, "no target may answer: "));
     bool first = true;
     for (uint32_t i = 0; i < plan->verdict_count; i++) {
         const struct td_verdict *v = &plan->verdicts[i];
         if (v->reason == TD_REASON_NOT_PINNED)
             continue;
-        TRY(td_buf_printf(out, "%s%.*s: %s", first ? "" : "; ", TD_STR_ARG(p->targets[i].name),
-                          td_reason_text(v->reason)));
-        TRY(add_detail(v, &p->targets[i], plan, out));
+        TD_TRY(td_buf_printf(out, "%s%.*s: %s", first ? "" : "; ", TD_STR_ARG(p->targets[i].name),
+                             td_reason_text(v->reason)));
+        TD_TRY(add_detail(v, &p->targets[i], plan, out));
         first = false;
     }
     return TD_OK;
@@ -99,25 +92,25 @@ static enum td_err add_labels_text(const struct td_policy *p, uint32_t labels, s
     for (; labels; labels &= labels - 1) {
         uint32_t bit = (uint32_t)__builtin_ctz(labels);
         struct td_str name = p->labels[bit].n ? p->labels[bit] : TD_STR("(other)");
-        TRY(td_buf_printf(out, " %.*s", TD_STR_ARG(name)));
+        TD_TRY(td_buf_printf(out, " %.*s", TD_STR_ARG(name)));
     }
     return TD_OK;
 }
 
 static enum td_err add_request_text(const struct td_plan *plan, const struct td_policy *p, const struct td_facts *f,
                                     struct td_buf *out) {
-    TRY(td_buf_printf(out, "request   %s, about %u tokens in, %u out; class %s", td_kind_word(f->kind), f->input_tokens,
-                      f->output_tokens, td_class_word(plan->data_class)));
+    TD_TRY(td_buf_printf(out, "request   %s, about %u tokens in, %u out; class %s", td_kind_word(f->kind),
+                         f->input_tokens, f->output_tokens, td_class_word(plan->data_class)));
     if (plan->labels) {
-        TRY(td_buf_addz(out, ", labels"));
-        TRY(add_labels_text(p, plan->labels, out));
+        TD_TRY(td_buf_addz(out, ", labels"));
+        TD_TRY(add_labels_text(p, plan->labels, out));
     }
     if (plan->residency.n)
-        TRY(td_buf_printf(out, ", residency %.*s", TD_STR_ARG(plan->residency)));
-    TRY(td_buf_addz(out, "\nlooks like"));
+        TD_TRY(td_buf_printf(out, ", residency %.*s", TD_STR_ARG(plan->residency)));
+    TD_TRY(td_buf_addz(out, "\nlooks like"));
     for (unsigned i = 0; i < sizeof feature_words / sizeof feature_words[0]; i++)
         if (f->features >> i & 1)
-            TRY(td_buf_printf(out, " %s", feature_words[i]));
+            TD_TRY(td_buf_printf(out, " %s", feature_words[i]));
     return td_buf_printf(out, "%s (difficulty %.2f)\n", f->features ? "" : " nothing in particular",
                          (double)f->difficulty_ppm / 1e6);
 }
@@ -125,17 +118,17 @@ static enum td_err add_request_text(const struct td_plan *plan, const struct td_
 static enum td_err add_verdict_text(const struct td_plan *plan, const struct td_target *t, const struct td_verdict *v,
                                     int place, struct td_buf *out) {
     if (place >= 0)
-        TRY(td_buf_printf(out, "  %d. ", place + 1));
+        TD_TRY(td_buf_printf(out, "  %d. ", place + 1));
     else
-        TRY(td_buf_addz(out, "  -  "));
-    TRY(td_buf_printf(out, "%-16.*s %-7s ", TD_STR_ARG(t->name), td_tier_word(t->tier)));
+        TD_TRY(td_buf_addz(out, "  -  "));
+    TD_TRY(td_buf_printf(out, "%-16.*s %-7s ", TD_STR_ARG(t->name), td_tier_word(t->tier)));
     if (v->score == v->score) {
-        TRY(td_buf_printf(out, "score %5.2f  quality %.2f  %5u ms  $", v->score, v->quality, v->latency_ms));
-        TRY(add_usd(out, v->cost_nusd));
-        TRY(td_buf_addz(out, "  "));
+        TD_TRY(td_buf_printf(out, "score %5.2f  quality %.2f  %5u ms  $", v->score, v->quality, v->latency_ms));
+        TD_TRY(add_usd(out, v->cost_nusd));
+        TD_TRY(td_buf_addz(out, "  "));
     }
-    TRY(td_buf_printf(out, "%s: %s", td_reason_word(v->reason), td_reason_text(v->reason)));
-    TRY(add_detail(v, t, plan, out));
+    TD_TRY(td_buf_printf(out, "%s: %s", td_reason_word(v->reason), td_reason_text(v->reason)));
+    TD_TRY(add_detail(v, t, plan, out));
     return td_buf_addc(out, '\n');
 }
 
@@ -148,59 +141,60 @@ static int place_of(const struct td_plan *plan, uint32_t target) {
 
 enum td_err td_explain_text(const struct td_plan *plan, const struct td_policy *p, const struct td_facts *f,
                             struct td_buf *out) {
-    TRY(add_request_text(plan, p, f, out));
-    TRY(td_buf_printf(out, "plan      %s, prefer %s", plan->step_count ? td_mode_word(plan->mode) : "none",
-                      td_prefer_word(plan->prefer)));
+    TD_TRY(add_request_text(plan, p, f, out));
+    TD_TRY(td_buf_printf(out, "plan      %s, prefer %s", plan->step_count ? td_mode_word(plan->mode) : "none",
+                         td_prefer_word(plan->prefer)));
     if (plan->mode_rule.n)
-        TRY(td_buf_printf(out, ", mode by rule %.*s", TD_STR_ARG(plan->mode_rule)));
+        TD_TRY(td_buf_printf(out, ", mode by rule %.*s", TD_STR_ARG(plan->mode_rule)));
     if (plan->mode == TD_MODE_CASCADE)
-        TRY(td_buf_printf(out, ", escalates below confidence %.2f", plan->cascade_threshold));
+        TD_TRY(td_buf_printf(out, ", escalates below confidence %.2f", plan->cascade_threshold));
     if (plan->hedge_after_ms)
-        TRY(td_buf_printf(out, ", hedge after %u ms", plan->hedge_after_ms));
+        TD_TRY(td_buf_printf(out, ", hedge after %u ms", plan->hedge_after_ms));
     if (plan->deadline_ms)
-        TRY(td_buf_printf(out, ", deadline %llu ms", (unsigned long long)plan->deadline_ms));
-    TRY(td_buf_printf(out, ", on cut %s%s%s\n", on_cut_word(plan->on_cut), plan->degraded ? ", degraded" : "",
-                      plan->outbox ? ", may wait in the outbox" : ""));
+        TD_TRY(td_buf_printf(out, ", deadline %llu ms", (unsigned long long)plan->deadline_ms));
+    TD_TRY(td_buf_printf(out, ", on cut %s%s%s\n", on_cut_word(plan->on_cut), plan->degraded ? ", degraded" : "",
+                         plan->outbox ? ", may wait in the outbox" : ""));
     for (uint32_t k = 0; k < plan->step_count; k++)
-        TRY(add_verdict_text(plan, &p->targets[plan->steps[k].target], &plan->verdicts[plan->steps[k].target], (int)k,
-                             out));
+        TD_TRY(add_verdict_text(plan, &p->targets[plan->steps[k].target], &plan->verdicts[plan->steps[k].target],
+                                (int)k, out));
     for (uint32_t i = 0; i < plan->verdict_count; i++)
         if (place_of(plan, i) < 0)
-            TRY(add_verdict_text(plan, &p->targets[i], &plan->verdicts[i], -1, out));
+            TD_TRY(add_verdict_text(plan, &p->targets[i], &plan->verdicts[i], -1, out));
     if (plan->step_count)
         return TD_OK;
-    TRY(td_no_target_message(plan, p, out));
+    TD_TRY(td_no_target_message(plan, p, out));
     return td_buf_addc(out, '\n');
 }
 
 static enum td_err add_labels_json(const struct td_policy *p, uint32_t labels, struct td_buf *out) {
     const char *comma = "";
-    TRY(td_buf_addc(out, '['));
+    TD_TRY(td_buf_addc(out, '['));
     for (; labels; labels &= labels - 1, comma = ",") {
         uint32_t bit = (uint32_t)__builtin_ctz(labels);
-        TRY(td_buf_addz(out, comma));
-        TRY(td_buf_add_json(out, p->labels[bit].n ? p->labels[bit] : TD_STR("other")));
+        TD_TRY(td_buf_addz(out, comma));
+        TD_TRY(td_buf_add_json(out, p->labels[bit].n ? p->labels[bit] : TD_STR("other")));
     }
     return td_buf_addc(out, ']');
 }
 
 static enum td_err add_member(struct td_buf *out, const char *key, struct td_str value) {
-    TRY(td_buf_printf(out, ",\"%s\":", key));
+    TD_TRY(td_buf_printf(out, ",\"%s\":", key));
     return td_buf_add_json(out, value);
 }
 
 static enum td_err add_verdict_json(const struct td_target *t, const struct td_verdict *v, int place,
                                     struct td_buf *out) {
-    TRY(td_buf_addz(out, "{\"target\":"));
-    TRY(td_buf_add_json(out, t->name));
-    TRY(td_buf_printf(out, ",\"tier\":\"%s\"", td_tier_word(t->tier)));
-    TRY(add_member(out, "model", t->model));
-    TRY(td_buf_printf(out, ",\"taken\":%s,\"place\":", v->taken ? "true" : "false"));
-    TRY(place >= 0 ? td_buf_printf(out, "%d", place + 1) : td_buf_addz(out, "null"));
-    TRY(td_buf_printf(out, ",\"reason\":\"%s\",\"text\":\"%s\"", td_reason_word(v->reason), td_reason_text(v->reason)));
-    TRY(v->rule.n ? add_member(out, "rule", v->rule) : td_buf_addz(out, ",\"rule\":null"));
-    TRY(td_buf_addz(out, ",\"score\":"));
-    TRY(v->score == v->score ? td_buf_printf(out, "%.9g", v->score) : td_buf_addz(out, "null"));
+    TD_TRY(td_buf_addz(out, "{\"target\":"));
+    TD_TRY(td_buf_add_json(out, t->name));
+    TD_TRY(td_buf_printf(out, ",\"tier\":\"%s\"", td_tier_word(t->tier)));
+    TD_TRY(add_member(out, "model", t->model));
+    TD_TRY(td_buf_printf(out, ",\"taken\":%s,\"place\":", v->taken ? "true" : "false"));
+    TD_TRY(place >= 0 ? td_buf_printf(out, "%d", place + 1) : td_buf_addz(out, "null"));
+    TD_TRY(
+        td_buf_printf(out, ",\"reason\":\"%s\",\"text\":\"%s\"", td_reason_word(v->reason), td_reason_text(v->reason)));
+    TD_TRY(v->rule.n ? add_member(out, "rule", v->rule) : td_buf_addz(out, ",\"rule\":null"));
+    TD_TRY(td_buf_addz(out, ",\"score\":"));
+    TD_TRY(v->score == v->score ? td_buf_printf(out, "%.9g", v->score) : td_buf_addz(out, "null"));
     return td_buf_printf(out, ",\"quality\":%.9g,\"latency_ms\":%u,\"cost_nusd\":%lld}", v->quality, v->latency_ms,
                          (long long)v->cost_nusd);
 }
@@ -208,17 +202,17 @@ static enum td_err add_verdict_json(const struct td_target *t, const struct td_v
 static enum td_err add_facts_json(const struct td_plan *plan, const struct td_policy *p, const struct td_facts *f,
                                   struct td_buf *out) {
     const char *comma = "";
-    TRY(td_buf_printf(out, "{\"kind\":\"%s\",\"data_class\":\"%s\",\"labels\":", td_kind_word(f->kind),
-                      td_class_word(plan->data_class)));
-    TRY(add_labels_json(p, plan->labels, out));
-    TRY(add_member(out, "residency", plan->residency));
-    TRY(add_member(out, "tenant", f->tenant));
-    TRY(add_member(out, "model", f->model));
-    TRY(td_buf_printf(out, ",\"input_tokens\":%u,\"output_tokens\":%u,\"difficulty\":%.6f,\"features\":[",
-                      f->input_tokens, f->output_tokens, (double)f->difficulty_ppm / 1e6));
+    TD_TRY(td_buf_printf(out, "{\"kind\":\"%s\",\"data_class\":\"%s\",\"labels\":", td_kind_word(f->kind),
+                         td_class_word(plan->data_class)));
+    TD_TRY(add_labels_json(p, plan->labels, out));
+    TD_TRY(add_member(out, "residency", plan->residency));
+    TD_TRY(add_member(out, "tenant", f->tenant));
+    TD_TRY(add_member(out, "model", f->model));
+    TD_TRY(td_buf_printf(out, ",\"input_tokens\":%u,\"output_tokens\":%u,\"difficulty\":%.6f,\"features\":[",
+                         f->input_tokens, f->output_tokens, (double)f->difficulty_ppm / 1e6));
     for (unsigned i = 0; i < sizeof feature_words / sizeof feature_words[0]; i++)
         if (f->features >> i & 1) {
-            TRY(td_buf_printf(out, "%s\"%s\"", comma, feature_words[i]));
+            TD_TRY(td_buf_printf(out, "%s\"%s\"", comma, feature_words[i]));
             comma = ",";
         }
     return td_buf_addz(out, "]}");
@@ -226,35 +220,36 @@ static enum td_err add_facts_json(const struct td_plan *plan, const struct td_po
 
 enum td_err td_explain_json(const struct td_plan *plan, const struct td_policy *p, const struct td_facts *f,
                             struct td_buf *out) {
-    TRY(td_buf_addz(out, "{\"request\":"));
-    TRY(add_facts_json(plan, p, f, out));
-    TRY(td_buf_printf(out, ",\"mode\":\"%s\",\"prefer\":\"%s\"", td_mode_word(plan->mode),
-                      td_prefer_word(plan->prefer)));
-    TRY(add_member(out, "mode_rule", plan->mode_rule));
-    TRY(td_buf_printf(out,
-                      ",\"on_cut\":\"%s\",\"on_cut_min_quality\":%.9g,\"cascade_threshold\":%.9g,\"hold_tokens\":%u,"
-                      "\"hold_ms\":%u,\"hedge_after_ms\":%u,\"refine_after_ms\":%u,\"deadline_ms\":%llu,"
-                      "\"max_cost_nusd\":%lld,\"degraded\":%s,\"outbox\":%s,\"blocked\":%s,\"shed\":%s",
-                      on_cut_word(plan->on_cut), plan->on_cut_min_quality, plan->cascade_threshold, plan->hold_tokens,
-                      plan->hold_ms, plan->hedge_after_ms, plan->refine_after_ms, (unsigned long long)plan->deadline_ms,
-                      (long long)plan->max_cost_nusd, plan->degraded ? "true" : "false",
-                      plan->outbox ? "true" : "false", plan->blocked ? "true" : "false",
-                      plan->shed ? "true" : "false"));
-    TRY(td_buf_printf(out, ",\"policy_version\":\"%016llx\",\"draw\":\"%016llx\",\"retry_after_ms\":%u,\"steps\":[",
-                      (unsigned long long)plan->policy_version, (unsigned long long)plan->draw, plan->retry_after_ms));
+    TD_TRY(td_buf_addz(out, "{\"request\":"));
+    TD_TRY(add_facts_json(plan, p, f, out));
+    TD_TRY(td_buf_printf(out, ",\"mode\":\"%s\",\"prefer\":\"%s\"", td_mode_word(plan->mode),
+                         td_prefer_word(plan->prefer)));
+    TD_TRY(add_member(out, "mode_rule", plan->mode_rule));
+    TD_TRY(td_buf_printf(out,
+                         ",\"on_cut\":\"%s\",\"on_cut_min_quality\":%.9g,\"cascade_threshold\":%.9g,\"hold_tokens\":%u,"
+                         "\"hold_ms\":%u,\"hedge_after_ms\":%u,\"refine_after_ms\":%u,\"deadline_ms\":%llu,"
+                         "\"max_cost_nusd\":%lld,\"degraded\":%s,\"outbox\":%s,\"blocked\":%s,\"shed\":%s",
+                         on_cut_word(plan->on_cut), plan->on_cut_min_quality, plan->cascade_threshold,
+                         plan->hold_tokens, plan->hold_ms, plan->hedge_after_ms, plan->refine_after_ms,
+                         (unsigned long long)plan->deadline_ms, (long long)plan->max_cost_nusd,
+                         plan->degraded ? "true" : "false", plan->outbox ? "true" : "false",
+                         plan->blocked ? "true" : "false", plan->shed ? "true" : "false"));
+    TD_TRY(td_buf_printf(out, ",\"policy_version\":\"%016llx\",\"draw\":\"%016llx\",\"retry_after_ms\":%u,\"steps\":[",
+                         (unsigned long long)plan->policy_version, (unsigned long long)plan->draw,
+                         plan->retry_after_ms));
     for (uint32_t k = 0; k < plan->step_count; k++) {
-        TRY(td_buf_addz(out, k ? ",{\"target\":" : "{\"target\":"));
-        TRY(td_buf_add_json(out, p->targets[plan->steps[k].target].name));
-        TRY(td_buf_printf(out, ",\"reason\":\"%s\",\"retries_max\":%u,\"connect_ms\":%u,\"connect_late_ms\":%u}",
-                          td_reason_word(plan->steps[k].reason), plan->steps[k].retries_max, plan->steps[k].connect_ms,
-                          plan->steps[k].connect_late_ms));
+        TD_TRY(td_buf_addz(out, k ? ",{\"target\":" : "{\"target\":"));
+        TD_TRY(td_buf_add_json(out, p->targets[plan->steps[k].target].name));
+        TD_TRY(td_buf_printf(out, ",\"reason\":\"%s\",\"retries_max\":%u,\"connect_ms\":%u,\"connect_late_ms\":%u}",
+                             td_reason_word(plan->steps[k].reason), plan->steps[k].retries_max,
+                             plan->steps[k].connect_ms, plan->steps[k].connect_late_ms));
     }
-    TRY(td_buf_addz(out, "],\"targets\":["));
+    TD_TRY(td_buf_addz(out, "],\"targets\":["));
     for (uint32_t i = 0; i < plan->verdict_count; i++) {
-        TRY(td_buf_addz(out, i ? "," : ""));
-        TRY(add_verdict_json(&p->targets[i], &plan->verdicts[i], place_of(plan, i), out));
+        TD_TRY(td_buf_addz(out, i ? "," : ""));
+        TD_TRY(add_verdict_json(&p->targets[i], &plan->verdicts[i], place_of(plan, i), out));
     }
-    TRY(td_buf_addc(out, ']'));
+    TD_TRY(td_buf_addc(out, ']'));
     if (plan->step_count == 0) {
         struct td_buf why;
         td_buf_init(&why, 1 << 16);
@@ -262,7 +257,7 @@ enum td_err td_explain_json(const struct td_plan *plan, const struct td_policy *
         if (err == TD_OK)
             err = add_member(out, "message", td_buf_str(&why));
         td_buf_finish(&why);
-        TRY(err);
+        TD_TRY(err);
     }
     return td_buf_addc(out, '}');
 }

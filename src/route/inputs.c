@@ -98,12 +98,6 @@ static const struct field world_fields[] = {
 #undef F
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        enum td_err try_err_ = (call);                                                                                 \
-        if (try_err_ != TD_OK)                                                                                         \
-            return try_err_;                                                                                           \
-    } while (0)
 
 static enum td_err write_field(const struct field *f, const void *at, struct td_buf *out) {
     uint32_t u32;
@@ -120,7 +114,7 @@ static enum td_err write_field(const struct field *f, const void *at, struct td_
     case FIELD_I64:
         memcpy(&i64, at, sizeof i64);
         if (i64 < 0)
-            TRY(td_buf_addc(out, '-'));
+            TD_TRY(td_buf_addc(out, '-'));
         return td_buf_add_u64(out, i64 < 0 ? 0 - (uint64_t)i64 : (uint64_t)i64);
     case FIELD_BOOL:
         return td_buf_addc(out, '1');
@@ -160,9 +154,9 @@ static enum td_err write_fields(const struct field *fields, size_t count, const 
         if (is_default(&fields[i], at))
             continue;
         if (!*first)
-            TRY(td_buf_addc(out, ','));
-        TRY(td_buf_add(out, fields[i].key, fields[i].key_length));
-        TRY(write_field(&fields[i], at, out));
+            TD_TRY(td_buf_addc(out, ','));
+        TD_TRY(td_buf_add(out, fields[i].key, fields[i].key_length));
+        TD_TRY(write_field(&fields[i], at, out));
         *first = false;
     }
     return TD_OK;
@@ -172,11 +166,11 @@ static enum td_err write_labels(const struct td_policy *p, uint32_t labels, bool
     const char *comma = "";
     if (!labels)
         return TD_OK;
-    TRY(td_buf_addz(out, *first ? "\"labels\":[" : ",\"labels\":["));
+    TD_TRY(td_buf_addz(out, *first ? "\"labels\":[" : ",\"labels\":["));
     *first = false;
     for (; labels; labels &= labels - 1, comma = ",") {
-        TRY(td_buf_addz(out, comma));
-        TRY(td_buf_add_json(out, p->labels[__builtin_ctz(labels)])); // "" for what the configuration does not name
+        TD_TRY(td_buf_addz(out, comma));
+        TD_TRY(td_buf_add_json(out, p->labels[__builtin_ctz(labels)])); // "" for what the configuration does not name
     }
     return td_buf_addc(out, ']');
 }
@@ -184,20 +178,20 @@ static enum td_err write_labels(const struct td_policy *p, uint32_t labels, bool
 enum td_err td_decision_inputs_write(const struct td_facts *f, const struct td_world *w, const struct td_policy *p,
                                      struct td_buf *out) {
     bool first = true;
-    TRY(td_buf_addz(out, "{\"v\":1,\"facts\":{"));
-    TRY(write_fields(fact_fields, COUNT(fact_fields), f, &first, out));
-    TRY(write_labels(p, f->labels, &first, out));
-    TRY(td_buf_addz(out, "},\"world\":{"));
+    TD_TRY(td_buf_addz(out, "{\"v\":1,\"facts\":{"));
+    TD_TRY(write_fields(fact_fields, COUNT(fact_fields), f, &first, out));
+    TD_TRY(write_labels(p, f->labels, &first, out));
+    TD_TRY(td_buf_addz(out, "},\"world\":{"));
     first = true;
-    TRY(write_fields(world_fields, COUNT(world_fields), w, &first, out));
-    TRY(td_buf_addz(out, "},\"targets\":{"));
+    TD_TRY(write_fields(world_fields, COUNT(world_fields), w, &first, out));
+    TD_TRY(td_buf_addz(out, "},\"targets\":{"));
     for (uint32_t i = 0; i < p->target_count; i++) {
-        TRY(td_buf_addz(out, i ? "," : ""));
-        TRY(td_buf_add_json(out, p->targets[i].name));
-        TRY(td_buf_addz(out, ":{"));
+        TD_TRY(td_buf_addz(out, i ? "," : ""));
+        TD_TRY(td_buf_add_json(out, p->targets[i].name));
+        TD_TRY(td_buf_addz(out, ":{"));
         first = true;
-        TRY(write_fields(state_fields, COUNT(state_fields), &w->targets[i], &first, out));
-        TRY(td_buf_addc(out, '}'));
+        TD_TRY(write_fields(state_fields, COUNT(state_fields), &w->targets[i], &first, out));
+        TD_TRY(td_buf_addc(out, '}'));
     }
     return td_buf_addz(out, "}}");
 }

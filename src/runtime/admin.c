@@ -27,15 +27,8 @@ struct admin {
 
 typedef enum td_err method_fn(struct admin *a, struct td_error *e);
 
-#define TRY(call)                                                                                                      \
-    do {                                                                                                               \
-        enum td_err try_err = (call);                                                                                  \
-        if (try_err != TD_OK)                                                                                          \
-            return try_err;                                                                                            \
-    } while (0)
-
 static enum td_err field(struct admin *a, const char *name, struct td_str value) {
-    TRY(td_buf_printf(&a->out, ",\"%s\":", name));
+    TD_TRY(td_buf_printf(&a->out, ",\"%s\":", name));
     return td_buf_add_json(&a->out, value);
 }
 
@@ -57,12 +50,12 @@ static enum td_err explain_plan(struct admin *a, const struct td_config *config,
     struct td_buf text;
     if (!world)
         return TD_ERR_NOMEM;
-    TRY(td_facts_make(request, &config->policy, &in, &facts));
+    TD_TRY(td_facts_make(request, &config->policy, &in, &facts));
     td_runtime_world(a->rt, config, facts.batch, td_now_ns(), world);
     enum td_err err = td_decide(&facts, &config->policy, world, &a->arena, &plan);
     if (err == TD_ERR_MODEL_NOT_FOUND)
         return td_error_set(e, err, "the model '%.*s' does not exist", TD_STR_ARG(request->model));
-    TRY(err);
+    TD_TRY(err);
     td_buf_init(&text, 1 << 20);
     err = td_explain_text(plan, &config->policy, &facts, &text);
     if (err == TD_OK)
@@ -114,19 +107,19 @@ static enum td_err keys_create(struct admin *a, struct td_error *e) {
     for (uint32_t i = 0; i < config->policy.tenant_count; i++)
         configured = configured || td_str_eq(config->policy.tenants[i].name, tenant);
     td_config_unref(config);
-    TRY(td_govern_key_create(a->rt->govern, tenant, td_json_get_str(a->params, "name"), now,
-                             days > 0 ? now + days * 86400000 : 0, id, key, e));
-    TRY(td_buf_printf(&a->out, "{\"id\":\"%s\",\"key\":\"%s\"", id, key));
+    TD_TRY(td_govern_key_create(a->rt->govern, tenant, td_json_get_str(a->params, "name"), now,
+                                days > 0 ? now + days * 86400000 : 0, id, key, e));
+    TD_TRY(td_buf_printf(&a->out, "{\"id\":\"%s\",\"key\":\"%s\"", id, key));
     memset(key, 0, sizeof key);
-    TRY(field(a, "tenant", tenant));
+    TD_TRY(field(a, "tenant", tenant));
     return td_buf_printf(&a->out, ",\"configured\":%s}", configured ? "true" : "false");
 }
 
 static enum td_err write_key(struct admin *a, const struct td_key_info *key) {
-    TRY(separator(a));
-    TRY(td_buf_printf(&a->out, "{\"id\":\"%s\"", key->id));
-    TRY(field(a, "tenant", td_str_of(key->tenant)));
-    TRY(field(a, "name", td_str_of(key->label)));
+    TD_TRY(separator(a));
+    TD_TRY(td_buf_printf(&a->out, "{\"id\":\"%s\"", key->id));
+    TD_TRY(field(a, "tenant", td_str_of(key->tenant)));
+    TD_TRY(field(a, "name", td_str_of(key->label)));
     return td_buf_printf(&a->out, ",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64 ",\"revoked\":%s}",
                          key->created_ms, key->expires_ms, key->revoked_ms ? "true" : "false");
 }
@@ -138,14 +131,14 @@ static bool on_key(void *user, const struct td_key_info *key) {
 }
 
 static enum td_err keys_list(struct admin *a, struct td_error *e) {
-    TRY(td_buf_addz(&a->out, "{\"keys\":["));
-    TRY(td_govern_key_list(a->rt->govern, on_key, a, e));
-    TRY(a->list_err);
+    TD_TRY(td_buf_addz(&a->out, "{\"keys\":["));
+    TD_TRY(td_govern_key_list(a->rt->govern, on_key, a, e));
+    TD_TRY(a->list_err);
     return td_buf_addz(&a->out, "]}");
 }
 
 static enum td_err keys_revoke(struct admin *a, struct td_error *e) {
-    TRY(td_govern_key_revoke(a->rt->govern, td_json_get_str(a->params, "id"), td_wall_ms(), e));
+    TD_TRY(td_govern_key_revoke(a->rt->govern, td_json_get_str(a->params, "id"), td_wall_ms(), e));
     return td_buf_addz(&a->out, "{\"revoked\":true}");
 }
 
@@ -175,9 +168,9 @@ static enum td_err ledger_tail(struct admin *a, struct td_error *e) {
         return td_error_set(e, TD_ERR_USAGE, "limit is 1 to 10000");
     if (td_store_flush(a->rt->store, 1000) != TD_OK)
         return td_error_set(e, TD_ERR_LEDGER, "the ledger cannot be written now");
-    TRY(td_buf_addz(&a->out, "{\"rows\":["));
-    TRY(td_ledger_tail(a->rt->store, &filter, (uint32_t)limit, on_row, a, e));
-    TRY(a->list_err);
+    TD_TRY(td_buf_addz(&a->out, "{\"rows\":["));
+    TD_TRY(td_ledger_tail(a->rt->store, &filter, (uint32_t)limit, on_row, a, e));
+    TD_TRY(a->list_err);
     return td_buf_addz(&a->out, "]}");
 }
 
@@ -187,9 +180,9 @@ struct stats_sum {
 };
 
 static enum td_err write_stats(struct admin *a, const struct td_ledger_stats *s) {
-    TRY(separator(a));
-    TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\"", td_tier_word(s->tier)));
-    TRY(field(a, "target", s->target));
+    TD_TRY(separator(a));
+    TD_TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\"", td_tier_word(s->tier)));
+    TD_TRY(field(a, "target", s->target));
     return td_buf_printf(&a->out,
                          ",\"attempts\":%" PRIu64 ",\"ok\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"delivered\":%" PRIu64
                          ",\"degraded\":%" PRIu64 ",\"prompt_tokens\":%" PRIu64 ",\"completion_tokens\":%" PRIu64
@@ -246,7 +239,7 @@ static enum td_err ledger_stats(struct admin *a, struct td_error *e) {
 static enum td_err ledger_verify(struct admin *a, struct td_error *e) {
     struct td_ledger_proof p;
     (void)!td_store_flush(a->rt->store, 1000);
-    TRY(td_ledger_verify(a->rt->store, &p, e));
+    TD_TRY(td_ledger_verify(a->rt->store, &p, e));
     return td_buf_printf(&a->out,
                          "{\"valid\":%s,\"rows\":%" PRIu64 ",\"receipts\":%" PRIu64 ",\"bad\":%" PRIu64
                          ",\"pruned\":%" PRIu64 "}",
@@ -260,14 +253,14 @@ static enum td_err write_target(struct admin *a, const struct td_target *t) {
     struct td_manager_status s = {0};
     if (t->provider == TD_PROVIDER_LLAMA && a->rt->manager)
         td_manager_status(a->rt->manager, t, &s);
-    TRY(separator(a));
-    TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\",\"provider\":\"%s\"", td_tier_word(t->tier),
-                      td_provider_word(t->provider)));
-    TRY(field(a, "name", t->name));
-    TRY(field(a, "model", t->model));
-    TRY(field(a, "region", t->region));
+    TD_TRY(separator(a));
+    TD_TRY(td_buf_printf(&a->out, "{\"tier\":\"%s\",\"provider\":\"%s\"", td_tier_word(t->tier),
+                         td_provider_word(t->provider)));
+    TD_TRY(field(a, "name", t->name));
+    TD_TRY(field(a, "model", t->model));
+    TD_TRY(field(a, "region", t->region));
     if (t->provider == TD_PROVIDER_LLAMA)
-        TRY(td_runtime_load_write(a->rt, t, &a->out));
+        TD_TRY(td_runtime_load_write(a->rt, t, &a->out));
     return td_buf_printf(&a->out,
                          ",\"context\":%u,\"quality\":%.3f,\"found\":%s,\"loaded\":%s,\"loading\":%s,\"load_ms\":%u,"
                          "\"memory_bytes\":%" PRIu64 ",\"active\":%u,\"queued\":%u}",
@@ -277,12 +270,12 @@ static enum td_err write_target(struct admin *a, const struct td_target *t) {
 }
 
 static enum td_err write_model(struct admin *a, const struct td_model_record *m) {
-    TRY(separator(a));
-    TRY(td_buf_printf(&a->out, "{\"bytes\":%" PRIu64 ",\"added_ms\":%" PRId64, m->bytes, m->added_ms));
-    TRY(field(a, "name", m->name));
-    TRY(field(a, "path", m->path));
-    TRY(field(a, "sha256", m->sha256));
-    TRY(field(a, "source", m->source));
+    TD_TRY(separator(a));
+    TD_TRY(td_buf_printf(&a->out, "{\"bytes\":%" PRIu64 ",\"added_ms\":%" PRId64, m->bytes, m->added_ms));
+    TD_TRY(field(a, "name", m->name));
+    TD_TRY(field(a, "path", m->path));
+    TD_TRY(field(a, "sha256", m->sha256));
+    TD_TRY(field(a, "source", m->source));
     return td_buf_addc(&a->out, '}');
 }
 
@@ -298,11 +291,11 @@ static enum td_err models_list(struct admin *a, struct td_error *e) {
     for (uint32_t i = 0; err == TD_OK && i < config->target_count; i++)
         err = write_target(a, &config->targets[i]);
     td_config_unref(config);
-    TRY(err);
+    TD_TRY(err);
     a->first = true;
-    TRY(td_buf_addz(&a->out, "],\"models\":["));
-    TRY(td_catalogue_each(a->rt->store, on_model, a, e));
-    TRY(a->list_err);
+    TD_TRY(td_buf_addz(&a->out, "],\"models\":["));
+    TD_TRY(td_catalogue_each(a->rt->store, on_model, a, e));
+    TD_TRY(a->list_err);
     return td_buf_addz(&a->out, "]}");
 }
 
@@ -313,18 +306,18 @@ static enum td_err models_add(struct admin *a, struct td_error *e) {
                                 .source = td_json_get_str(a->params, "source"),
                                 .bytes = (uint64_t)td_json_get_int(a->params, "bytes", 0),
                                 .added_ms = td_wall_ms()};
-    TRY(td_catalogue_put(a->rt->store, &m, e));
+    TD_TRY(td_catalogue_put(a->rt->store, &m, e));
     return td_buf_addz(&a->out, "{\"added\":true}");
 }
 
 static enum td_err models_get(struct admin *a, struct td_error *e) {
     a->first = true;
-    TRY(td_catalogue_get(a->rt->store, td_json_get_str(a->params, "name"), on_model, a, e));
+    TD_TRY(td_catalogue_get(a->rt->store, td_json_get_str(a->params, "name"), on_model, a, e));
     return a->list_err;
 }
 
 static enum td_err models_rm(struct admin *a, struct td_error *e) {
-    TRY(td_catalogue_remove(a->rt->store, td_json_get_str(a->params, "name"), e));
+    TD_TRY(td_catalogue_remove(a->rt->store, td_json_get_str(a->params, "name"), e));
     return td_buf_addz(&a->out, "{\"removed\":true}");
 }
 
@@ -333,20 +326,20 @@ static enum td_err models_rm(struct admin *a, struct td_error *e) {
 
 static enum td_err write_entry(struct admin *a, const struct td_outbox_entry *entry) {
     static const char *const accepted[] = {"none", "local", "cloud"};
-    TRY(separator(a));
-    TRY(td_buf_printf(&a->out,
-                      "{\"state\":\"%s\",\"priority\":\"%s\",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64
-                      ",\"attempts\":%u,\"accepted\":\"%s\",\"error\":\"%s\"",
-                      td_outbox_state_word(entry->state), entry->priority ? "batch" : "interactive", entry->created_ms,
-                      entry->expires_ms, entry->attempts, accepted[entry->accepted % 3],
-                      td_err_code(entry->last_error)));
-    TRY(field(a, "id", entry->id));
-    TRY(field(a, "tenant", entry->tenant));
-    TRY(field(a, "local_target", entry->local.target));
-    TRY(field(a, "cloud_target", entry->cloud.target));
-    TRY(field(a, "local_text", entry->local.body));
-    TRY(field(a, "cloud_text", entry->cloud.body));
-    TRY(field(a, "verdict", entry->verdict));
+    TD_TRY(separator(a));
+    TD_TRY(td_buf_printf(&a->out,
+                         "{\"state\":\"%s\",\"priority\":\"%s\",\"created_ms\":%" PRId64 ",\"expires_ms\":%" PRId64
+                         ",\"attempts\":%u,\"accepted\":\"%s\",\"error\":\"%s\"",
+                         td_outbox_state_word(entry->state), entry->priority ? "batch" : "interactive",
+                         entry->created_ms, entry->expires_ms, entry->attempts, accepted[entry->accepted % 3],
+                         td_err_code(entry->last_error)));
+    TD_TRY(field(a, "id", entry->id));
+    TD_TRY(field(a, "tenant", entry->tenant));
+    TD_TRY(field(a, "local_target", entry->local.target));
+    TD_TRY(field(a, "cloud_target", entry->cloud.target));
+    TD_TRY(field(a, "local_text", entry->local.body));
+    TD_TRY(field(a, "cloud_text", entry->cloud.body));
+    TD_TRY(field(a, "verdict", entry->verdict));
     return td_buf_addc(&a->out, '}');
 }
 
@@ -358,22 +351,22 @@ static bool on_entry(void *user, const struct td_outbox_entry *entry) {
 
 static enum td_err outbox_list(struct admin *a, struct td_error *e) {
     struct td_outbox_filter filter = {.limit = 1000};
-    TRY(td_buf_addz(&a->out, "{\"entries\":["));
-    TRY(td_outbox_list(a->rt->store, &filter, on_entry, a, e));
-    TRY(a->list_err);
+    TD_TRY(td_buf_addz(&a->out, "{\"entries\":["));
+    TD_TRY(td_outbox_list(a->rt->store, &filter, on_entry, a, e));
+    TD_TRY(a->list_err);
     return td_buf_addz(&a->out, "]}");
 }
 
 static enum td_err outbox_show(struct admin *a, struct td_error *e) {
     a->first = true;
-    TRY(td_outbox_get(a->rt->store, TD_STR_NONE, td_json_get_str(a->params, "id"), on_entry, a, e));
+    TD_TRY(td_outbox_get(a->rt->store, TD_STR_NONE, td_json_get_str(a->params, "id"), on_entry, a, e));
     return a->list_err;
 }
 
 static enum td_err exchanges_get(struct admin *a, struct td_error *e) {
     a->first = true;
-    TRY(td_outbox_get(a->rt->store, td_json_get_str(a->params, "tenant"), td_json_get_str(a->params, "id"), on_entry, a,
-                      e));
+    TD_TRY(td_outbox_get(a->rt->store, td_json_get_str(a->params, "tenant"), td_json_get_str(a->params, "id"), on_entry,
+                         a, e));
     return a->list_err;
 }
 
@@ -422,7 +415,7 @@ static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum 
         err = td_outbox_move(a->rt->store, id, &move, NULL, e);
     }
     td_buf_finish(&d.event);
-    TRY(err);
+    TD_TRY(err);
     if (accepted == TD_ACCEPTED_CLOUD) // the conversation goes on from it, where it can still be read
         (void)!td_outbox_get(a->rt->store, TD_STR_NONE, id, on_accepted, a->rt->heads, e);
     td_events_wake(a->rt->events);
@@ -445,7 +438,7 @@ static enum td_err outbox_retry(struct admin *a, struct td_error *e) {
     struct td_config *config = td_runtime_config(a->rt, NULL);
     int64_t now = td_wall_ms(), expires = now + (int64_t)config->outbox.expiry_s * 1000;
     td_config_unref(config);
-    TRY(td_outbox_retry(a->rt->store, td_json_get_str(a->params, "id"), now, expires, e));
+    TD_TRY(td_outbox_retry(a->rt->store, td_json_get_str(a->params, "id"), now, expires, e));
     return td_buf_addz(&a->out, "{\"state\":\"waiting\"}");
 }
 

@@ -166,28 +166,25 @@ static int read_special(struct td_http_head *head, enum special special, struct 
     }
 }
 
-// field-name ":" OWS field-value OWS (RFC 9112 section 5); no folding, no space before the colon.
 static int read_field(struct td_http_head *head, const char *base, struct td_str line, const char **why) {
-    if (line.p[0] == ' ' || line.p[0] == '\t')
+    struct td_str name, value;
+    switch (td_http_field(line, &name, &value)) {
+    case TD_HTTP_FIELD_FINE:
+        break;
+    case TD_HTTP_FIELD_FOLDED:
         REFUSE(400, "folded header fields are obsolete");
-    const char *colon = memchr(line.p, ':', line.n);
-    if (!colon || colon == line.p || !td_http_all(line.p, (size_t)(colon - line.p), TD_HTTP_TOKEN))
+    case TD_HTTP_FIELD_NAME:
         REFUSE(400, "malformed header field name");
-    struct td_str name = {line.p, (size_t)(colon - line.p)};
-    const char *v = colon + 1, *end = line.p + line.n;
-    while (v < end && (*v == ' ' || *v == '\t'))
-        v++;
-    while (end > v && (end[-1] == ' ' || end[-1] == '\t'))
-        end--;
-    if (!td_http_all(v, (size_t)(end - v), TD_HTTP_VALUE))
+    default:
         REFUSE(400, "a header field's value holds a control character");
+    }
     if (head->field_count == TD_HEADER_FIELDS_MAX)
         REFUSE(431, "too many header fields");
     int index = (int)head->field_count++;
     head->fields[index] = (struct td_http_field){{(uint16_t)(name.p - base), (uint16_t)name.n},
-                                                 {(uint16_t)(v - base), (uint16_t)(end - v)}};
+                                                 {(uint16_t)(value.p - base), (uint16_t)value.n}};
     enum special special = special_of(name);
-    return special == OTHER ? 0 : read_special(head, special, (struct td_str){v, (size_t)(end - v)}, index, why);
+    return special == OTHER ? 0 : read_special(head, special, value, index, why);
 }
 
 // What only the whole head can tell (RFC 9112 sections 3.2 and 6.3).

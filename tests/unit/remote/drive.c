@@ -62,6 +62,21 @@ void drive_tls(struct drive *d, uint16_t port) {
     d->target.ca_file = td_str_of(d->ca);
 }
 
+void drive_fresh(struct drive *d, bool tls) {
+    upstream_post(&d->up, "/_reset", "{}");
+    if (tls)
+        drive_tls(d, d->up.tls);
+    else
+        drive_plain(d);
+    d->target.tier = TD_TIER_ONPREM; // localhost is not for clouds
+}
+
+void drive_script(struct drive *d, const char *queue) {
+    char text[1024];
+    snprintf(text, sizeof text, "{\"queue\":[%s]}", queue);
+    upstream_post(&d->up, "/_script", text);
+}
+
 struct td_grant *drive_grant(struct drive *d, enum td_grant_kind kind, struct td_str url, struct td_str bytes) {
     struct td_grant_terms terms = {.kind = kind, .target = url.n ? NULL : d->use ? d->use : &d->target, .url = url};
     struct td_grant *g = NULL;

@@ -50,6 +50,10 @@ void drive_close(struct drive *d);
 // Points the target at the plain port, or at `port` over TLS.
 void drive_plain(struct drive *d);
 void drive_tls(struct drive *d, uint16_t port);
+// The upstream as at its start, and the target pointed at it, plain or over TLS.
+void drive_fresh(struct drive *d, bool tls);
+// What it does with the next requests: behaviours (tests/support/upstream.h), separated by commas.
+void drive_script(struct drive *d, const char *queue);
 void drive_url(struct drive *d, const char *url);
 // Starts a streamed chat of this prompt.
 enum td_err take_start(struct take *t, struct drive *d, const char *prompt, bool stream);

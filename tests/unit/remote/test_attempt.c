@@ -19,20 +19,9 @@ static int teardown(void **state) {
 
 static int fresh(void **state) {
     (void)state;
-    upstream_post(&d.up, "/_reset", "{}");
-    if (tls)
-        drive_tls(&d, d.up.tls);
-    else
-        drive_plain(&d);
-    d.target.tier = TD_TIER_ONPREM;                                       // localhost is not for clouds
+    drive_fresh(&d, tls);
     d.target.timeouts = (struct td_timeouts){20000, 20000, 20000, 50000}; // nothing here is about time
     return 0;
-}
-
-static void script(const char *queue) {
-    char text[1024];
-    snprintf(text, sizeof text, "{\"queue\":[%s]}", queue);
-    upstream_post(&d.up, "/_script", text);
 }
 
 static struct td_str expected(void) {
@@ -54,7 +43,7 @@ static struct td_str expected(void) {
 static void gives(const char *behaviour, enum td_err want, unsigned deltas) {
     struct take t;
     struct td_str whole = expected();
-    script(behaviour);
+    drive_script(&d, behaviour);
     drive_once(&d, &t, "hello [tokens=40]");
     if (t.code != want || t.deltas != deltas)
         fail_msg("%s gave %s (%s) after %u deltas", behaviour, t.errors ? td_err_code(t.code) : "an answer", t.message,
@@ -115,7 +104,7 @@ static void a_reset_in_mid_stream_keeps_what_came(void **state) {
     (void)state;
     struct take t;
     struct td_str whole = expected();
-    script("{\"cut_after_tokens\":25,\"cut\":\"rst\",\"token_ms\":1}");
+    drive_script(&d, "{\"cut_after_tokens\":25,\"cut\":\"rst\",\"token_ms\":1}");
     drive_once(&d, &t, "hello [tokens=40]");
     assert_int_equal(t.code, TD_ERR_CUT);
     assert_true(t.deltas > 0 && t.deltas <= 25); // a reset may overtake what was sent just before
@@ -130,7 +119,7 @@ static void a_cut_at_any_byte_is_seen(void **state) {
         char behaviour[64];
         struct take t;
         snprintf(behaviour, sizeof behaviour, "{\"cut_at_byte\":%u}", at);
-        script(behaviour);
+        drive_script(&d, behaviour);
         drive_once(&d, &t, "hello [tokens=40]");
         assert_int_equal(t.code, TD_ERR_CUT);
         assert_memory_equal(t.text.p ? t.text.p : "", whole.p, t.text.n);
@@ -141,7 +130,7 @@ static void a_cut_at_any_byte_is_seen(void **state) {
 static void caps_hold(void **state) {
     (void)state;
     struct take t;
-    script("{\"giant_line_bytes\":2000000},{\"garbage_body\":true}");
+    drive_script(&d, "{\"giant_line_bytes\":2000000},{\"garbage_body\":true}");
     for (int i = 0; i < 2; i++) {
         drive_once(&d, &t, "hello");
         assert_int_equal(t.errors, 1);
@@ -149,7 +138,7 @@ static void caps_hold(void **state) {
         assert_int_equal(t.deltas, 0);
         take_finish(&t);
     }
-    script("{\"giant_body_bytes\":80000000}");
+    drive_script(&d, "{\"giant_body_bytes\":80000000}");
     t = (struct take){0};
     assert_ok(take_start(&t, &d, "hello", false));
     drive_run(&d);
@@ -160,7 +149,7 @@ static void caps_hold(void **state) {
 static void a_malformed_event_is_left_out_and_marked(void **state) {
     (void)state;
     struct take t;
-    script("{\"malformed_at\":7}");
+    drive_script(&d, "{\"malformed_at\":7}");
     drive_once(&d, &t, "hello [tokens=40]");
     assert_int_equal(t.ends, 1);
     assert_int_equal(t.deltas, 39);
@@ -187,7 +176,7 @@ static void refusals_keep_their_meaning(void **state) {
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct take t;
-        script(rows[i].behaviour);
+        drive_script(&d, rows[i].behaviour);
         drive_once(&d, &t, "hello");
         assert_int_equal(t.code, rows[i].code);
         assert_int_equal(t.http_status, rows[i].status);
@@ -214,7 +203,7 @@ static void nothing_is_sent_twice(void **state) {
     take_finish(&t);
     for (int i = 0; i < 2; i++) {
         unsigned before = requests_seen();
-        script(i ? "{\"close_early\":true}" : "{\"reset\":true}");
+        drive_script(&d, i ? "{\"close_early\":true}" : "{\"reset\":true}");
         drive_once(&d, &t, "hello");
         assert_int_equal(t.code, TD_ERR_CUT);
         assert_int_equal(requests_seen(), before + 1);
@@ -243,7 +232,7 @@ static void whole_answers_too(void **state) {
     assert_int_equal(t.usage.completion_tokens, 40);
     assert_true(td_str_eq(td_buf_str(&t.text), expected()));
     take_finish(&t);
-    script("{\"gzip\":true}");
+    drive_script(&d, "{\"gzip\":true}");
     t = (struct take){0};
     assert_ok(take_start(&t, &d, "hello [tokens=40]", false));
     drive_run(&d);
@@ -286,7 +275,7 @@ static void the_upstream_continues_a_prefix(void **state) {
     (void)state;
     struct take t, rest = {0};
     struct td_buf body;
-    script("{\"cut_after_tokens\":13}");
+    drive_script(&d, "{\"cut_after_tokens\":13}");
     drive_once(&d, &t, "hello [tokens=40]");
     assert_int_equal(t.code, TD_ERR_CUT);
     td_buf_init(&body, 65536);

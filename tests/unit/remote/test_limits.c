@@ -23,20 +23,9 @@ static int teardown(void **state) {
 
 static int fresh(void **state) {
     (void)state;
-    upstream_post(&d.up, "/_reset", "{}");
-    if (tls)
-        drive_tls(&d, d.up.tls);
-    else
-        drive_plain(&d);
-    d.target.tier = TD_TIER_ONPREM; // localhost is not for clouds
+    drive_fresh(&d, tls);
     d.target.timeouts = (struct td_timeouts){2000, 2000, 2000, 8000};
     return 0;
-}
-
-static void script(const char *queue) {
-    char text[1024];
-    snprintf(text, sizeof text, "{\"queue\":[%s]}", queue);
-    upstream_post(&d.up, "/_script", text);
 }
 
 static double seconds(const struct take *t) {
@@ -75,7 +64,7 @@ static void each_silence_has_its_error(void **state) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct take t;
         upstream_post(&d.up, "/_reset", "{}");
-        script(rows[i].behaviour);
+        drive_script(&d, rows[i].behaviour);
         d.target.timeouts = rows[i].t;
         drive_once(&d, &t, "hello [tokens=40]");
         if (t.code != rows[i].code || t.deltas != rows[i].deltas || seconds(&t) < rows[i].from_s ||
@@ -106,7 +95,7 @@ static void a_finish_is_enough(void **state) {
         struct take t;
         struct td_arena arena;
         upstream_post(&d.up, "/_reset", "{}");
-        script(rows[i].behaviour);
+        drive_script(&d, rows[i].behaviour);
         d.target.timeouts = rows[i].t;
         drive_once(&d, &t, "hello [tokens=40]");
         if (t.ends != 1 || t.deltas != 40 || t.finishes != 1 || t.damaged || seconds(&t) > 20 ||
@@ -135,7 +124,7 @@ static void a_dead_connection_is_found_within_the_connect_limit(void **state) {
         struct take t;
         upstream_post(&d.up, "/_reset", "{}");
         d.target.timeouts = (struct td_timeouts){300, 8000, 8000, 16000};
-        script("{\"deaf\":true}");
+        drive_script(&d, "{\"deaf\":true}");
         drive_once(&d, &t, "hello");
         assert_int_equal(t.ends, 1);
         take_finish(&t);
@@ -157,7 +146,7 @@ static void a_server_that_thinks_is_not_dead(void **state) {
     struct take t;
     d.target.timeouts = (struct td_timeouts){50, 8000, 8000, 16000};
     for (int i = 0; i < 2; i++) {
-        script("{\"first_token_ms\":500}");
+        drive_script(&d, "{\"first_token_ms\":500}");
         drive_once(&d, &t, "hello");
         assert_int_equal(t.ends, 1);
         take_finish(&t);
@@ -180,7 +169,7 @@ static void a_whole_answer_has_only_its_total_time(void **state) {
     (void)state;
     struct take t = {0};
     d.target.timeouts = (struct td_timeouts){2000, 50, 50, 8000};
-    script("{\"first_token_ms\":300}");
+    drive_script(&d, "{\"first_token_ms\":300}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", false));
     drive_run(&d);
     assert_int_equal(t.ends, 1);
@@ -188,7 +177,7 @@ static void a_whole_answer_has_only_its_total_time(void **state) {
     take_finish(&t);
     t = (struct take){0};
     d.target.timeouts.total_ms = 150;
-    script("{\"hang\":true}");
+    drive_script(&d, "{\"hang\":true}");
     assert_ok(take_start(&t, &d, "hello", false));
     drive_run(&d);
     assert_int_equal(t.code, TD_ERR_DEADLINE);
@@ -199,7 +188,7 @@ static void a_slow_stream_within_its_limits_is_fine(void **state) {
     (void)state;
     struct take t;
     d.target.timeouts = (struct td_timeouts){100, 400, 150, 8000};
-    script("{\"first_token_ms\":300,\"token_ms\":20}");
+    drive_script(&d, "{\"first_token_ms\":300,\"token_ms\":20}");
     drive_once(&d, &t, "hello [tokens=30]");
     assert_int_equal(t.ends, 1);
     assert_int_equal(t.deltas, 30);
@@ -263,7 +252,7 @@ static void a_black_hole_costs_the_connect_limit(void **state) {
 static double cancel_ms(unsigned after, unsigned wait_ms) {
     struct take t = {.destroy_after = after};
     upstream_post(&d.up, "/_reset", "{}");
-    script(after ? "{\"token_ms\":10}" : "{\"first_token_ms\":5000}");
+    drive_script(&d, after ? "{\"token_ms\":10}" : "{\"first_token_ms\":5000}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
     if (after)
         drive_run(&d);
@@ -329,7 +318,7 @@ static void one_attempt_can_end_another(void **state) {
     (void)state;
     struct take t = {.on_delta = kill_loser};
     loser = (struct take){0};
-    script("{\"first_token_ms\":3000},{\"token_ms\":5}");
+    drive_script(&d, "{\"first_token_ms\":3000},{\"token_ms\":5}");
     assert_ok(take_start(&loser, &d, "hello", true));
     drive_run_ms(&d, 20);
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
@@ -353,7 +342,7 @@ static void a_pause_holds_everything_back(void **state) {
     struct take t;
     for (int round = 0; round < 3; round++) { // 0: all in one packet; 1: paced; 2: while paused the upstream ends
         t = (struct take){.pause_after = 3};
-        script(round == 1 ? "{\"token_ms\":5}" : "{}");
+        drive_script(&d, round == 1 ? "{\"token_ms\":5}" : "{}");
         assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
         run_until_paused(&t, round == 2 ? 300 : 100);
         assert_int_equal(t.deltas, 3);
@@ -371,7 +360,7 @@ static void pausing_does_not_count_as_silence(void **state) {
     (void)state;
     struct take t = {.pause_after = 3};
     d.target.timeouts = (struct td_timeouts){2000, 2000, 600, 20000};
-    script("{\"token_ms\":5}");
+    drive_script(&d, "{\"token_ms\":5}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
     run_until_paused(&t, 1200);
     assert_int_equal(t.errors, 0);
@@ -404,7 +393,7 @@ static void a_paused_stream_is_bounded_by_flow_control(void **state) {
 static void cancelling_a_paused_one_is_clean(void **state) {
     (void)state;
     struct take t = {.pause_after = 3};
-    script("{\"token_ms\":5}");
+    drive_script(&d, "{\"token_ms\":5}");
     assert_ok(take_start(&t, &d, "hello [tokens=40]", true));
     run_until_paused(&t, 20);
     take_finish(&t);
