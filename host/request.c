@@ -135,8 +135,8 @@ static enum td_err read_infill(struct host_guest *g, struct host_request *r, str
                 mid = llama_vocab_fim_mid(g->vocab);
     if (pre < 0 || suf < 0 || mid < 0)
         return td_error_set(e, TD_ERR_UNSUPPORTED, "this model cannot fill in the middle ('suffix')");
-    llama_token *a, *b;
-    int32_t na, nb, at = 0;
+    llama_token *a = NULL, *b = NULL; // gcc 14 does not see that an error of tokenize is one
+    int32_t na = 0, nb = 0, at = 0;
     enum td_err err;
     if ((err = tokenize(g, &r->arena, prompt, false, false, &a, &na, e)) ||
         (err = tokenize(g, &r->arena, suffix, false, false, &b, &nb, e)))

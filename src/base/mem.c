@@ -577,7 +577,7 @@ enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
 }
 
 char *td_buf_reserve(struct td_buf *b, size_t n) {
-    return grow(b, n) == TD_OK ? b->p + b->n : NULL;
+    return grow(b, n) == TD_OK && b->p ? b->p + b->n : NULL; // no room asked of an empty one: p is NULL
 }
 
 void td_buf_expect(struct td_buf *b, size_t n) {
