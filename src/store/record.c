@@ -74,6 +74,14 @@ bool td_varint_get(const unsigned char **at, const unsigned char *end, uint64_t 
     return false;
 }
 
+// Most are one byte.
+static inline bool get_varint(const unsigned char **at, const unsigned char *end, uint64_t *out) {
+    if (*at == end || **at >= 0x80)
+        return td_varint_get(at, end, out);
+    *out = *(*at)++;
+    return true;
+}
+
 static unsigned char *put_bytes(unsigned char *at, bool fixed, const void *p, size_t n) {
     if (fixed) {
         *at++ = (unsigned char)n;
@@ -192,7 +200,7 @@ static bool get_bytes(struct td_packed *it, struct td_str *out) {
     const unsigned char *at = it->at;
     uint64_t n;
     if (it->version >= 2) {
-        if (!td_varint_get(&at, it->end, &n))
+        if (!get_varint(&at, it->end, &n))
             return false;
     } else {
         if (it->end - at < 2)
@@ -218,7 +226,7 @@ static bool get_fixed(struct td_packed *it, uint64_t *out) {
 
 static bool get_number(struct td_packed *it, enum td_field_type type, int64_t *out) {
     uint64_t v;
-    if (!(it->version >= 2 ? td_varint_get(&it->at, it->end, &v) : get_fixed(it, &v)))
+    if (!(it->version >= 2 ? get_varint(&it->at, it->end, &v) : get_fixed(it, &v)))
         return false;
     if (it->version >= 2 && is_signed(type))
         v = v >> 1 ^ (v & 1 ? UINT64_MAX : 0);
@@ -254,7 +262,7 @@ bool td_packed_start(struct td_packed *it, const struct td_shape *shape, const u
 }
 
 bool td_packed_next(struct td_packed *it, const struct td_field *f, struct td_packed_value *out) {
-    *out = (struct td_packed_value){.absent = f->since > it->version, .real = NAN};
+    out->absent = f->since > it->version;
     if (out->absent)
         return true;
     switch (f->type) {
@@ -300,17 +308,52 @@ void td_record_set(void *record, const struct td_field *f, const struct td_packe
         set_number(record, f, v->number);
 }
 
+// Steps over a field without looking at it.
+static inline bool skip_field(struct td_packed *it, const struct td_field *f) {
+    const unsigned char *at = it->at, *end = it->end;
+    struct td_packed_value unused;
+    uint64_t n;
+    if (it->version < 2 || f->since > 2)
+        return td_packed_next(it, f, &unused);
+    switch (f->type) {
+    case TD_FIELD_TEXT:
+    case TD_FIELD_BLOB:
+    case TD_FIELD_WORD:
+        if (!get_varint(&at, end, &n))
+            return false;
+        break;
+    case TD_FIELD_MAC:
+        n = at < end && *at ? 33 : 1;
+        break;
+    case TD_FIELD_F32:
+        n = at < end && *at ? 5 : 1;
+        break;
+    default:
+        while (at < end && *at & 0x80)
+            at++;
+        n = 1;
+    }
+    if ((uint64_t)(end - at) < n)
+        return false;
+    it->at = at + n;
+    return true;
+}
+
 bool td_record_unpack(const struct td_shape *shape, const unsigned char *p, size_t n, bool summed, void *record) {
     struct td_packed it;
     struct td_packed_value v;
     memset(record, 0, shape->size);
     if (!td_packed_start(&it, shape, p, n))
         return false;
-    for (unsigned i = 0; i < shape->count; i++) {
-        if (!td_packed_next(&it, &shape->fields[i], &v))
+    for (const struct td_field *f = shape->fields, *end = f + shape->count; f < end; f++) {
+        if (summed && !f->summed) {
+            if (!skip_field(&it, f))
+                return false;
+            continue;
+        }
+        if (!td_packed_next(&it, f, &v))
             return false;
-        if (!summed || shape->fields[i].summed)
-            td_record_set(record, &shape->fields[i], &v);
+        td_record_set(record, f, &v);
     }
     return it.at == it.end;
 }

@@ -58,9 +58,9 @@ struct td_packed {
     const unsigned char *at, *end;
     unsigned version;
 };
-struct td_packed_value {
-    bool absent;        // NULL: NaN, no MAC, or a field the packing version did not have
-    struct td_str text; // TEXT, BLOB, WORD, MAC
+struct td_packed_value { // the member of the field's type is set, unless it is absent
+    bool absent;         // NULL: NaN, no MAC, or a field the packing version did not have
+    struct td_str text;  // TEXT, BLOB, WORD, MAC
     int64_t number;
     float real; // F32
 };
