@@ -58,6 +58,7 @@ static bool on_entry(void *user, const struct td_outbox_entry *e) {
     w->entry.id = keep(w, e->id);
     w->entry.tenant = keep(w, e->tenant);
     w->entry.conversation = keep(w, e->conversation);
+    w->entry.labels = keep(w, e->labels);
     w->entry.residency = keep(w, e->residency);
     w->entry.reconcile = keep(w, e->reconcile);
     w->entry.idempotency_key = keep(w, e->idempotency_key);

@@ -84,7 +84,7 @@ static bool on_entry(void *user, const struct td_outbox_entry *entry) {
     struct td_facts facts = {.kind = TD_KIND_CHAT,
                              .tenant = entry->tenant,
                              .data_class = entry->data_class,
-                             .labels = entry->labels,
+                             .labels = td_policy_label_bits(policy, entry->labels),
                              .residency = entry->residency,
                              .max_cost_nusd = -1,
                              .budget_left_nusd = INT64_MAX};

@@ -1,11 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "policy/policy.h"
 
+#include <string.h>
+
+#include "base/mem.h"
+
 uint32_t td_policy_label(const struct td_policy *p, struct td_str name) {
     for (uint32_t i = 0; i < p->label_count; i++)
         if (td_str_eq(p->labels[i], name))
             return 1u << i;
     return TD_LABEL_OTHER;
+}
+
+enum td_err td_policy_label_names(const struct td_policy *p, uint32_t labels, struct td_buf *out) {
+    enum td_err err = TD_OK;
+    bool other = false, first = true;
+    for (; err == TD_OK && labels; labels &= labels - 1) {
+        struct td_str name = p->labels[__builtin_ctz(labels)];
+        if (name.n == 0) {
+            other = true;
+            continue;
+        }
+        err = first ? TD_OK : td_buf_addc(out, ' ');
+        if (err == TD_OK)
+            err = td_buf_add_str(out, name);
+        first = false;
+    }
+    return err == TD_OK && other ? td_buf_addz(out, first ? "*" : " *") : err;
+}
+
+uint32_t td_policy_label_bits(const struct td_policy *p, struct td_str names) {
+    uint32_t labels = 0;
+    while (names.n) {
+        const char *space = memchr(names.p, ' ', names.n);
+        struct td_str name = td_str_n(names.p, space ? (size_t)(space - names.p) : names.n);
+        if (name.n)
+            labels |= td_policy_label(p, name);
+        names = space ? td_str_n(space + 1, names.n - name.n - 1) : TD_STR_NONE;
+    }
+    return labels;
 }
 
 enum td_class td_policy_class_raise(const struct td_policy *p, enum td_class class, uint32_t labels) {

@@ -126,6 +126,11 @@ struct td_ruling {
 
 // The label's bit; TD_LABEL_OTHER for a name that the configuration does not know.
 uint32_t td_policy_label(const struct td_policy *policy, struct td_str name);
+struct td_buf;
+// Labels by their names, with a space between, for what outlives a configuration: bits may stand for other names in the
+// next. "*" is TD_LABEL_OTHER, and so is a name that is not known when it is read.
+enum td_err td_policy_label_names(const struct td_policy *policy, uint32_t labels, struct td_buf *out) TD_MUST_USE;
+uint32_t td_policy_label_bits(const struct td_policy *policy, struct td_str names);
 // The class after the labels had their say: at least `stated`, at least what each label raises to; UNKNOWN stays.
 enum td_class td_policy_class_raise(const struct td_policy *policy, enum td_class stated, uint32_t labels);
 // Rules that match. `world` may be NULL: link up, not metered, mains power.

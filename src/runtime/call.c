@@ -114,7 +114,7 @@ static void narrow(struct td_call *call) {
     struct td_facts *f = &call->facts;
     if (r->data_class > f->data_class)
         f->data_class = r->data_class;
-    f->labels |= r->labels;
+    f->labels |= td_policy_label_bits(&call->config->policy, r->labels);
     if (!f->residency.n)
         f->residency = r->residency;
     uint32_t away = (1u << TD_TIER_EDGE) | (1u << TD_TIER_ONPREM) | (1u << TD_TIER_CLOUD);

@@ -111,11 +111,11 @@ struct td_replayed {
 // A request of the outbox that is asked again. Views live until done was called.
 struct td_replay {
     struct td_str id, request, tenant, residency, idempotency_key;
+    struct td_str labels;       // by name, as the outbox has them
     struct td_str local_target; // who answered meanwhile; "" nobody
     struct td_str allowed; // names of the targets it might go to when it was accepted, each followed by a line feed
     double better_than;    // quality of the answer there is: who cannot do better is not asked; below 0 any may be
     enum td_class data_class;
-    uint32_t labels;
     uint32_t deadline_ms;
     // On the call's worker, exactly once.
     void (*done)(void *user, const struct td_replayed *answer);

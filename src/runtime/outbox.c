@@ -130,7 +130,7 @@ bool td_call_keeps(struct td_runtime *rt, struct td_str id) {
 void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     struct td_runtime *rt = call->worker->runtime;
     const struct td_config *config = call->config;
-    struct td_buf allowed, request;
+    struct td_buf allowed, request, labels;
     struct td_error e = {0};
     if (!config->outbox.enabled || call->replay || call->outbox_asked || call->request.kind == TD_KIND_EMBEDDING) {
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
@@ -138,6 +138,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
     }
     td_buf_init(&allowed, 64 << 10);
     td_buf_init(&request, TD_ARENA_BYTES_MAX);
+    td_buf_init(&labels, 64 << 10);
     enum td_err err = allowed_targets(call, why != TD_X_OUTBOX_FAILED, &allowed);
     if (err == TD_OK && allowed.n == 0)
         err = TD_ERR_NO_TARGET; // nobody could ever answer it better
@@ -147,6 +148,8 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         err = td_buf_printf(&allowed, TD_OUTBOX_KEY_MARK "%s\n", call->who.key_id);
     if (err == TD_OK)
         err = write_request(call, &request);
+    if (err == TD_OK)
+        err = td_policy_label_names(&config->policy, call->plan->labels, &labels);
     struct td_outbox_entry entry = {
         .id = td_str_of(call->exchange_id),
         .tenant = td_str_of(call->who.tenant),
@@ -158,7 +161,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         .next_try_ms = why == TD_X_OUTBOX_FAILED ? 0 : td_wall_ms() + OWN_ANSWER_MS,
         .policy_version = config->policy.version,
         .data_class = call->plan->data_class,
-        .labels = call->plan->labels,
+        .labels = td_buf_str(&labels),
         .residency = call->plan->residency,
         .reconcile = td_str_of(reconcile_words[config->outbox.reconcile]),
         .request = td_buf_str(&request),
@@ -181,6 +184,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
     td_buf_finish(&allowed);
     td_buf_finish(&request);
+    td_buf_finish(&labels);
 }
 
 static void on_answer_kept(void *arg, enum td_err err) {

@@ -469,7 +469,11 @@ static enum td_err take_options(struct td_runtime *rt, const struct td_options *
     return TD_OK;
 }
 
-static enum td_err open_store(struct td_runtime *rt, struct td_error *e) {
+static enum td_err name_labels(void *policy, uint32_t labels, struct td_buf *out) {
+    return td_policy_label_names(policy, labels, out);
+}
+
+static enum td_err open_store(struct td_runtime *rt, bool operator_only, struct td_error *e) {
     struct td_store_options options = {.durability = rt->config->durability,
                                        .batch_ms = rt->config->ledger_batch_ms,
                                        .outbox_entries_max = rt->config->outbox.entries_max,
@@ -477,6 +481,8 @@ static enum td_err open_store(struct td_runtime *rt, struct td_error *e) {
     enum td_err err = td_store_open(rt->data_dir, &options, &rt->store, e);
     if (err == TD_OK)
         td_store_secret(rt->store, TD_SECRET_BODY, rt->body_key);
+    if (err == TD_OK && !operator_only) // this configuration is as near as can be to the one they were made under
+        err = td_outbox_name_labels(rt->store, name_labels, &rt->config->policy, e);
     return err;
 }
 
@@ -488,7 +494,7 @@ static enum td_err open_parts(struct td_runtime *rt, const struct td_options *op
         err = start_models(rt, e);
     }
     if (err == TD_OK)
-        err = open_store(rt, e);
+        err = open_store(rt, options->operator_only, e);
     if (err == TD_OK)
         err = open_govern(rt, e);
     if (err != TD_OK)

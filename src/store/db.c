@@ -202,6 +202,28 @@ static const char *const migrations[] = {
     // What a query needs to pass a segment by comes first, so that it is read without its records.
     "CREATE TABLE segments(last INTEGER PRIMARY KEY, first INTEGER, from_ms INTEGER, until_ms INTEGER,"
     " from_exchange TEXT, until_exchange TEXT, chain BLOB, records BLOB);",
+    // Labels of the outbox by name; bits of before wait for somebody who has the configuration.
+    "ALTER TABLE outbox RENAME TO outbox_1;"
+    "CREATE TABLE outbox(id TEXT PRIMARY KEY, tenant TEXT, conversation TEXT, state INTEGER, priority INTEGER,"
+    " created_ms INTEGER, expires_ms INTEGER, next_try_ms INTEGER, changed_ms INTEGER, attempts INTEGER,"
+    " policy_version INTEGER, data_class INTEGER, labels TEXT, label_bits INTEGER, residency TEXT, reconcile TEXT,"
+    " idempotency_key TEXT, local_target TEXT, local_model TEXT, local_quality REAL, local_ms INTEGER,"
+    " cloud_target TEXT, cloud_model TEXT, cloud_quality REAL, cloud_ms INTEGER, accepted INTEGER, verdict TEXT,"
+    " last_error TEXT, bytes INTEGER, request BLOB, context BLOB, local_body BLOB, cloud_body BLOB);"
+    "DROP INDEX outbox_due; DROP INDEX outbox_size; DROP INDEX outbox_changed;"
+    "CREATE INDEX outbox_due ON outbox(priority,created_ms) WHERE state<2;"
+    "CREATE INDEX outbox_size ON outbox(state,bytes);"
+    "CREATE INDEX outbox_changed ON outbox(changed_ms);"
+    "INSERT INTO outbox(id, tenant, conversation, state, priority, created_ms, expires_ms, next_try_ms, "
+    "changed_ms, attempts, policy_version, data_class, residency, reconcile, idempotency_key, "
+    "local_target, local_model, local_quality, local_ms, cloud_target, cloud_model, cloud_quality, "
+    "cloud_ms, accepted, verdict, last_error, bytes, request, context, local_body, cloud_body, labels, "
+    "label_bits) SELECT id, tenant, conversation, state, priority, created_ms, expires_ms, next_try_ms, "
+    "changed_ms, attempts, policy_version, data_class, residency, reconcile, idempotency_key, "
+    "local_target, local_model, local_quality, local_ms, cloud_target, cloud_model, cloud_quality, "
+    "cloud_ms, accepted, verdict, last_error, bytes, request, context, local_body, cloud_body, CASE "
+    "labels WHEN 0 THEN '' END, nullif(labels,0) FROM outbox_1;"
+    "DROP TABLE outbox_1;",
 };
 #define SCHEMA_VERSION ((int)(sizeof migrations / sizeof *migrations))
 
@@ -231,21 +253,19 @@ enum td_err td_db_migrate(struct td_db *db, struct td_error *e) {
     enum td_err err = read_version(db, &have, e);
     if (err != TD_OK)
         return err;
-    for (int v = have; v < SCHEMA_VERSION; v++) {
-        struct td_buf sql;
-        td_buf_init(&sql, 64u << 10);
-        err = td_buf_addz(&sql, "BEGIN IMMEDIATE;");
-        if (err == TD_OK)
-            err = td_buf_addz(&sql, migrations[v]);
-        if (err == TD_OK)
-            err = td_buf_printf(&sql, "PRAGMA user_version=%d;COMMIT", v + 1);
-        const char *z = err == TD_OK ? td_buf_z(&sql) : NULL;
-        err = z ? td_db_exec(db, z, e) : td_error_set(e, TD_ERR_NOMEM, "while preparing the store");
-        td_buf_finish(&sql);
-        if (err != TD_OK) {
-            sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
-            return err;
-        }
-    }
-    return TD_OK;
+    if (have == SCHEMA_VERSION)
+        return TD_OK;
+    struct td_buf sql;
+    td_buf_init(&sql, 64u << 10);
+    err = td_buf_addz(&sql, "BEGIN IMMEDIATE;");
+    for (int v = have; err == TD_OK && v < SCHEMA_VERSION; v++)
+        err = td_buf_addz(&sql, migrations[v]);
+    if (err == TD_OK)
+        err = td_buf_printf(&sql, "PRAGMA user_version=%d;COMMIT", SCHEMA_VERSION);
+    const char *z = err == TD_OK ? td_buf_z(&sql) : NULL;
+    err = z ? td_db_exec(db, z, e) : td_error_set(e, TD_ERR_NOMEM, "while preparing the store");
+    td_buf_finish(&sql);
+    if (err != TD_OK)
+        sqlite3_exec(db->c, "ROLLBACK", NULL, NULL, NULL);
+    return err;
 }

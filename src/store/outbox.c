@@ -152,7 +152,7 @@ static enum td_err run_add(struct td_store *store, struct td_db *db, void *arg, 
         td_db_bind_int(s, 9, x->changed_ms);
         td_db_bind_int(s, 10, (int64_t)x->policy_version);
         td_db_bind_int(s, 11, x->data_class);
-        td_db_bind_int(s, 12, x->labels);
+        td_db_bind_str(s, 12, x->labels);
         td_db_bind_str(s, 13, x->residency);
         td_db_bind_str(s, 14, x->reconcile);
         td_db_bind_str(s, 15, x->idempotency_key);
@@ -181,8 +181,9 @@ static bool copy_entry(struct td_store *store, struct td_op *op, const struct td
     return seal_into(store, a, "request", from->id, from->request, &x->request) &&
            seal_into(store, a, "context", from->id, from->context, &x->context) &&
            seal_into(store, a, "local", from->id, from->local.body, &x->local.body) && keep(a, &x->id) &&
-           keep(a, &x->tenant) && keep(a, &x->conversation) && keep(a, &x->residency) && keep(a, &x->reconcile) &&
-           keep(a, &x->idempotency_key) && keep(a, &x->local.target) && keep(a, &x->local.model);
+           keep(a, &x->tenant) && keep(a, &x->conversation) && keep(a, &x->labels) && keep(a, &x->residency) &&
+           keep(a, &x->reconcile) && keep(a, &x->idempotency_key) && keep(a, &x->local.target) &&
+           keep(a, &x->local.model);
 }
 
 enum td_err td_outbox_add(struct td_store *store, const struct td_outbox_entry *entry, const struct td_ack *ack,
@@ -407,6 +408,53 @@ enum td_err td_outbox_retry(struct td_store *store, struct td_str id, int64_t no
     return td_store_do(store, run_retry, &(struct retry){id, now_ms, expires_ms}, e);
 }
 
+// ---- labels ----
+
+struct naming {
+    enum td_err (*name)(void *user, uint32_t bits, struct td_buf *out);
+    void *user;
+};
+
+static enum td_err name_bits(struct td_db *db, const struct naming *n, int64_t bits, struct td_error *e) {
+    struct td_buf names;
+    td_buf_init(&names, 64u << 10);
+    enum td_err err = n->name(n->user, (uint32_t)bits, &names);
+    if (err != TD_OK)
+        err = td_error_set(e, err, "while naming labels");
+    sqlite3_stmt *s =
+        err == TD_OK ? td_db_statement(db, "UPDATE outbox SET labels=?2,label_bits=NULL WHERE label_bits=?1") : NULL;
+    if (s) {
+        td_db_bind_int(s, 1, bits);
+        td_db_bind_str(s, 2, td_buf_str(&names));
+    }
+    if (err == TD_OK)
+        err = td_db_done(db, s, "naming labels", e);
+    td_buf_finish(&names);
+    return err;
+}
+
+static enum td_err run_name(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
+    enum td_err err = TD_OK;
+    (void)store;
+    for (;;) {
+        sqlite3_stmt *s = td_db_statement(db, "SELECT label_bits FROM outbox WHERE label_bits IS NOT NULL LIMIT 1");
+        int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
+        if (rc == SQLITE_DONE || rc != SQLITE_ROW)
+            return rc == SQLITE_DONE ? TD_OK : td_db_fail(db, "reading the outbox", e);
+        int64_t bits = sqlite3_column_int64(s, 0);
+        sqlite3_reset(s);
+        err = name_bits(db, arg, bits, e);
+        if (err != TD_OK)
+            return err;
+    }
+}
+
+enum td_err td_outbox_name_labels(struct td_store *store,
+                                  enum td_err (*name)(void *user, uint32_t bits, struct td_buf *out), void *user,
+                                  struct td_error *e) {
+    return td_store_do(store, run_name, &(struct naming){name, user}, e);
+}
+
 // ---- sweeping ----
 
 struct sweep {
@@ -519,7 +567,7 @@ static void read_entry(sqlite3_stmt *s, struct td_outbox_entry *x) {
         .attempts = (uint32_t)sqlite3_column_int64(s, 9),
         .policy_version = (uint64_t)sqlite3_column_int64(s, 10),
         .data_class = (enum td_class)sqlite3_column_int(s, 11),
-        .labels = (uint32_t)sqlite3_column_int64(s, 12),
+        .labels = sqlite3_column_type(s, 12) == SQLITE_NULL ? TD_STR("*") : td_db_str(s, 12),
         .residency = td_db_str(s, 13),
         .reconcile = td_db_str(s, 14),
         .idempotency_key = td_db_str(s, 15),

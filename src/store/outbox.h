@@ -60,7 +60,7 @@ struct td_outbox_entry {
     // The policy it was accepted under; replay takes the stricter of this and the one then in force.
     uint64_t policy_version;
     enum td_class data_class;
-    uint32_t labels;
+    struct td_str labels; // names with a space between; "*" one that nothing names
     struct td_str residency;
     struct td_str reconcile;       // "take_better", "keep_local", "ask"
     struct td_str idempotency_key; // goes with every try; made by td_outbox_add where empty
@@ -109,6 +109,12 @@ enum td_err td_outbox_retry(struct td_store *store, struct td_str id, int64_t no
 // than `keep_ms`. At most `limit` of each kind a call.
 enum td_err td_outbox_sweep(struct td_store *store, int64_t now_ms, int64_t keep_ms, uint32_t limit,
                             const struct td_ack *ack, struct td_error *e) TD_MUST_USE;
+
+// Entries of before schema 3 bear their labels as bits, which are names only together with the configuration: until
+// they are named their labels are "*". `name` writes the names for some bits; it runs on the writer thread.
+enum td_err td_outbox_name_labels(struct td_store *store,
+                                  enum td_err (*name)(void *user, uint32_t bits, struct td_buf *out), void *user,
+                                  struct td_error *e) TD_MUST_USE;
 
 typedef bool (*td_outbox_fn)(void *user, const struct td_outbox_entry *entry);
 struct td_outbox_filter {

@@ -438,6 +438,23 @@ test("a conversation that has a name goes on from the answer that was accepted, 
   await t.stop();
 });
 
+test("a kept request bears its labels by name: a restart whose configuration names them in another order changes nothing", async () => {
+  const policy = (labels, rules) => `connectivity: offline\npolicy: {content: {labels: {${labels}}}, rules: [${rules}]}\n`;
+  const h = await house({ away: true, more: policy("bird: {words: [bluebird]}, fish: {words: [trout]}", "") });
+  const bird = await h.ask(user("bluebird")), fish = await h.ask(user("trout"));
+  await h.t.stop();
+  // Nothing but what was kept says by now which is which: the words are others.
+  const yaml = readFileSync(h.t.file, "utf8").split("\n").slice(3).join("\n").replace(/connectivity: offline\npolicy: .*\n/, "") +
+    policy("fish: {words: [salmon]}, bird: {words: [sparrow]}", "{name: stay, when: {labels: [bird]}, transform: local_only}");
+  h.t = await startTandem(yaml, { dir: h.t.dir });
+  await h.online();
+  const entry = async (id) => (await h.outbox("list")).json.entries.find((e) => e.id === id);
+  await until(async () => (await entry(fish.id)).state === "reconciled", "the fish to be answered", 30000);
+  await until(async () => (await entry(bird.id)).error === "tandem.policy.no_target", "the bird to be held back", 30000);
+  assert.ok(!(await h.c.log()).requests.some((r) => r.body.includes("bluebird")));
+  await h.t.stop();
+});
+
 test("tool calls are answers too: kept, compared as data, and agreed on", async () => {
   const tools = [{ type: "function", function: { name: "timer", parameters: { type: "object" } } }];
   const h = await house();

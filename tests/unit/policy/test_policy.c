@@ -359,6 +359,32 @@ static void a_place_that_is_no_target_is_judged_by_what_it_is(void **state) {
 }
 
 // What the caller stated counts by its name, also where only the policy in force has a rule for it.
+static void labels_keep_their_names_where_bits_do_not(void **state) {
+    (void)state;
+    struct td_policy before = {.labels = {TD_STR("pii"), TD_STR("18"), TD_STR("bird")}, .label_count = 3};
+    struct td_policy after = {.labels = {TD_STR("bird"), TD_STR("pii"), TD_STR("birds")}, .label_count = 3};
+    static const struct {
+        uint32_t bits;
+        const char *names;
+        uint32_t then;
+    } cases[] = {
+        {0, "", 0},
+        {5, "pii bird", 3},
+        {2, "18", TD_LABEL_OTHER}, // nobody names it any more: it is a label all the same
+        {TD_LABEL_OTHER, "*", TD_LABEL_OTHER},
+        {4 | TD_LABEL_OTHER, "bird *", 1 | TD_LABEL_OTHER},
+        {8, "*", TD_LABEL_OTHER},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct td_buf names;
+        td_buf_init(&names, 1024);
+        assert_int_equal(td_policy_label_names(&before, cases[i].bits, &names), TD_OK);
+        assert_true(td_str_is(td_buf_str(&names), cases[i].names));
+        assert_int_equal(td_policy_label_bits(&after, td_buf_str(&names)), cases[i].then);
+        td_buf_finish(&names);
+    }
+}
+
 static void a_label_that_a_reload_names_binds_what_runs(void **state) {
     (void)state;
     static const char *const later_text =
@@ -397,6 +423,7 @@ int main(void) {
         cmocka_unit_test(a_tenant_that_went_takes_its_requests_along),
         cmocka_unit_test(the_tiers_that_are_left_are_those_that_rules_leave),
         cmocka_unit_test(regions_hold_their_parts_and_nothing_else),
+        cmocka_unit_test(labels_keep_their_names_where_bits_do_not),
         cmocka_unit_test(a_label_that_a_reload_names_binds_what_runs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,6 +14,7 @@
 #include "scratch.h"
 #include "store/journal.h"
 #include "store/ledger.h"
+#include "store/outbox.h"
 #include "store/seal.h"
 #include "store/shapes.h"
 
@@ -160,7 +161,7 @@ static void every_old_record_is_there_and_proved(void **state) {
         td_store_close(store);
     }
     sqlite3 *c = open_file();
-    assert_int_equal(number_from(c, "PRAGMA user_version"), 2);
+    assert_int_equal(number_from(c, "PRAGMA user_version"), 3);
     assert_int_equal(number_from(c, "SELECT count(*) FROM sqlite_master WHERE name IN ('ledger','receipts')"), 0);
     assert_int_equal(number_from(c, "SELECT count(*) FROM meta WHERE name LIKE 'cut!_r%' ESCAPE '!'"), 0);
     sqlite3_close(c);
@@ -174,6 +175,37 @@ static void every_old_record_is_there_and_proved(void **state) {
     assert_int_equal(prove(store).rows, 1);
     assert_int_equal(prove(store).bad, 0);
     td_store_close(store);
+}
+
+static bool on_entry(void *user, const struct td_outbox_entry *x) {
+    char(*labels)[64] = user;
+    snprintf(labels[td_str_is(x->id, "01JCZX00000000000000000001") ? 0 : 1], 64, "%.*s", TD_STR_ARG(x->labels));
+    assert_true(td_str_is(x->request, "{\"model\":\"auto\"}") && td_str_is(x->residency, "eu"));
+    return true;
+}
+
+static enum td_err name_bits(void *user, uint32_t bits, struct td_buf *out) {
+    unsigned *calls = user;
+    ++*calls;
+    assert_int_equal(bits, 1u << 4 | 1u << 1);
+    return td_buf_addz(out, "phi bird");
+}
+
+static void labels_of_the_outbox_get_their_names(void **state) {
+    (void)state;
+    struct td_outbox_filter filter = {.texts = true};
+    for (int i = 0; i < 3; i++) {
+        char labels[2][64] = {"?", "?"};
+        unsigned calls = 0;
+        struct td_store *store = open_store();
+        assert_ok(td_outbox_list(store, &filter, on_entry, labels, NULL));
+        assert_string_equal(labels[0], i < 2 ? "*" : "phi bird"); // never without, and named once
+        assert_string_equal(labels[1], "");
+        if (i > 0)
+            assert_ok(td_outbox_name_labels(store, name_bits, &calls, NULL));
+        assert_int_equal(calls, i == 1);
+        td_store_close(store);
+    }
 }
 
 // Rows the old program had handed over and not brought into its tables: version 1 of the packed form, in the ring.
@@ -396,6 +428,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, make_old, drop_dir)
     const struct CMUnitTest tests[] = {
         T(every_old_record_is_there_and_proved),
+        T(labels_of_the_outbox_get_their_names),
         T(an_old_ring_is_taken_too),
         T(what_did_not_fit_the_old_chain_does_not_fit_the_new_one),
         T(every_allocation_may_fail),

@@ -42,7 +42,7 @@ static struct td_outbox_entry sample(const char *id) {
                                     .expires_ms = 100000,
                                     .policy_version = 7,
                                     .data_class = TD_CLASS_INTERNAL,
-                                    .labels = 3,
+                                    .labels = TD_STR("phi bird"),
                                     .residency = TD_STR("eu"),
                                     .reconcile = TD_STR("take_better"),
                                     .request = TD_STR("{\"question\":\"canary-request\"}"),
@@ -53,7 +53,7 @@ static struct td_outbox_entry sample(const char *id) {
 struct seen {
     unsigned count;
     struct td_outbox_entry entry;
-    char ids[16][32], request[64], context[64], local[64], cloud[64], verdict[32], key[40];
+    char ids[16][32], labels[64], request[64], context[64], local[64], cloud[64], verdict[32], key[40];
 };
 
 static bool on_entry(void *user, const struct td_outbox_entry *x) {
@@ -61,6 +61,7 @@ static bool on_entry(void *user, const struct td_outbox_entry *x) {
     s->entry = *x;
     if (s->count < 16)
         snprintf(s->ids[s->count], 32, "%.*s", TD_STR_ARG(x->id));
+    snprintf(s->labels, 64, "%.*s", TD_STR_ARG(x->labels));
     snprintf(s->request, 64, "%.*s", TD_STR_ARG(x->request));
     snprintf(s->context, 64, "%.*s", TD_STR_ARG(x->context));
     snprintf(s->local, 64, "%.*s", TD_STR_ARG(x->local.body));
@@ -141,6 +142,7 @@ static void an_entry_walks_the_whole_way(void **state) {
     open_store(NULL);
     s = look("E1");
     assert_int_equal(s.entry.state, TD_OUTBOX_RECONCILED);
+    assert_string_equal(s.labels, "phi bird");
     assert_string_equal(s.request, "{\"question\":\"canary-request\"}");
     assert_string_equal(s.context, "{\"canary\":\"context\"}");
     assert_string_equal(s.local, "canary-local"); // both answers are kept
