@@ -43,15 +43,21 @@ static void print_call(const struct td_answer *a) {
     size_t i, n;
     td_arena_init(&arena, 1 << 20);
     td_buf_init(&value, 1 << 20);
-    printf("%s%s%s(", td_cli_bold(), a->name, td_cli_reset());
+    fputs(td_cli_bold(), stdout);
+    td_cli_show(stdout, td_str_of(a->name));
+    printf("%s(", td_cli_reset());
     if (td_json_parse(&arena, td_str_of(a->arguments), 32, &root, NULL) == TD_OK && yyjson_is_obj(root)) {
         yyjson_obj_foreach(root, i, n, key, v) {
             td_buf_clear(&value);
-            if (td_json_write(v, &value) == TD_OK)
-                printf("%s%s: %.*s", i ? ", " : "", yyjson_get_str(key), TD_STR_ARG(td_buf_str(&value)));
+            if (td_json_write(v, &value) == TD_OK) {
+                fputs(i ? ", " : "", stdout);
+                td_cli_show(stdout, td_str_of(yyjson_get_str(key)));
+                fputs(": ", stdout);
+                td_cli_show(stdout, td_buf_str(&value));
+            }
         }
     } else {
-        fputs(a->arguments, stdout);
+        td_cli_show(stdout, td_str_of(a->arguments));
     }
     printf(")\n");
     td_buf_finish(&value);
@@ -127,7 +133,7 @@ static void on_text(struct view *v, const struct td_answer *a) {
     if (!v->first_ns)
         v->first_ns = td_now_ns();
     if (td_buf_add(&v->text, a->text, a->text_length) == TD_OK && !td_cli.json) {
-        fwrite(a->text, 1, a->text_length, stdout);
+        td_cli_show(stdout, (struct td_str){a->text, a->text_length});
         fflush(stdout);
     }
 }

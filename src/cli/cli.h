@@ -66,6 +66,10 @@ const char *td_cli_green(void);
 const char *td_cli_reset(void);
 bool td_cli_stderr_is_terminal(void);
 
+// Writes text that came from elsewhere (a model, a provider, what a client once sent). On a terminal, control
+// characters other than tab and line feed are left out, so that it cannot move the cursor, set the title or write to
+// the clipboard; into a file or a pipe it goes as it is. `text` is whole characters of UTF-8.
+void td_cli_show(FILE *to, struct td_str text);
 // "tandem ask: message" on standard error; returns `code` so that commands can `return td_cli_fail(…)`.
 int td_cli_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int td_cli_failure(const struct td_failure *failure);

@@ -83,7 +83,7 @@ static int run(int argc, char **argv) {
         td_json *root;
         td_arena_init(&arena, 64 << 20);
         if (td_json_parse(&arena, td_str_of(result), 32, &root, NULL) == TD_OK)
-            printf("%.*s", TD_STR_ARG(td_json_get_str(root, "text")));
+            td_cli_show(stdout, td_json_get_str(root, "text"));
         td_arena_finish(&arena);
     }
     td_string_free(result);

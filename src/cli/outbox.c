@@ -19,8 +19,11 @@ static void print_entry(td_json *e) {
 }
 
 static void print_text(const char *title, struct td_str text) {
-    if (text.n)
-        printf("%s%s%s\n%.*s\n", td_cli_bold(), title, td_cli_reset(), TD_STR_ARG(text));
+    if (text.n == 0)
+        return;
+    printf("%s%s%s\n", td_cli_bold(), title, td_cli_reset());
+    td_cli_show(stdout, text);
+    putchar('\n');
 }
 
 static int show(const char *verb, const char *result) {

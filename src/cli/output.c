@@ -34,12 +34,35 @@ bool td_cli_stderr_is_terminal(void) {
     return isatty(STDERR_FILENO);
 }
 
+// Length of the control character at p: C0 but tab and line feed, DEL, or a C1 one as UTF-8 (C2 80 to C2 9F); else 0.
+static size_t control_at(const unsigned char *p, size_t n) {
+    if (p[0] == 0xc2 && n > 1 && p[1] >= 0x80 && p[1] <= 0x9f)
+        return 2;
+    return (p[0] < 0x20 && p[0] != '\t' && p[0] != '\n') || p[0] == 0x7f;
+}
+
+void td_cli_show(FILE *to, struct td_str text) {
+    bool terminal = isatty(fileno(to));
+    size_t from = 0, at = 0;
+    while (terminal && at < text.n) {
+        size_t control = control_at((const unsigned char *)text.p + at, text.n - at);
+        if (control) {
+            fwrite(text.p + from, 1, at - from, to);
+            from = at + control;
+        }
+        at += control ? control : 1;
+    }
+    fwrite(text.p + from, 1, text.n - from, to);
+}
+
 int td_cli_fail(int code, const char *fmt, ...) {
+    char line[4096 + 256]; // a message, and what goes around it
     va_list args;
-    fputs("tandem: ", stderr);
     va_start(args, fmt);
-    vfprintf(stderr, fmt, args);
+    int n = vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
+    fputs("tandem: ", stderr);
+    td_cli_show(stderr, (struct td_str){line, n < 0 ? 0 : (size_t)n < sizeof line ? (size_t)n : sizeof line - 1});
     fputc('\n', stderr);
     return code;
 }

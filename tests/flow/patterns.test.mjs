@@ -268,6 +268,24 @@ test("`tandem ask --progressive` takes away a draft of several screen lines, and
   await t.stop();
 });
 
+test("`tandem ask`: an answer cannot steer the terminal; into a pipe it goes as it is", async (context) => {
+  const c = await startUpstream();
+  const t = await startTandem(`targets:
+  - {name: cloud, tier: cloud, provider: openai, base_url: "${c.url}", model: big, region: us, clearance: internal}
+`);
+  const said = "one\x1b]0;title\x07 two\x1b[2Jthree \u009b31mfour\x7f\tfive\n\u6c34 six\rseven";
+  await c.standing({ say: said });
+  const piped = await tandem(["ask", "say it", "--config", t.file]);
+  assert.ok(piped.stdout.includes(said), JSON.stringify(piped));
+  const script = await run("script", ["-qec", `${TANDEM} ask --no-color "say it" --config ${t.file}`, "/dev/null"]).catch((e) => e.code === "ENOENT" ? undefined : Promise.reject(e));
+  if (!script)
+    context.skip("no script(1)");
+  else
+    assert.ok(script.stdout.includes("one]0;title two[2Jthree 31mfour\tfive\r\n\u6c34 sixseven"), JSON.stringify(script.stdout));
+  await t.stop();
+  await c.stop();
+});
+
 test("cascade: nothing of a draft that is not trusted is shown, streaming or not; each target has its own threshold", async () => {
   const c = await startUpstream("--tokens", "20");
   const t = await startTandem(`targets:
