@@ -166,7 +166,8 @@ static void put_back(struct td_replayer *r, const struct td_outbox_entry *e, enu
     uint64_t cap = (uint64_t)DELAY_MS_BASE << shift, draw;
     char data[160];
     td_random(&draw, sizeof draw);
-    if (cap > DELAY_MS_MAX || (!r->sent && is_its_own(err)))
+    // Who may answer better may only be ill just now, which for a replay is no target as well: that is a closed door.
+    if (cap > DELAY_MS_MAX || (!r->sent && is_its_own(err) && err != TD_ERR_NO_TARGET))
         cap = DELAY_MS_MAX;
     snprintf(data, sizeof data, "{\"exchange\":\"%.26s\",\"state\":\"rejected\",\"error\":\"%s\"}",
              e->id.n == 26 ? e->id.p : "", td_err_code(err));
