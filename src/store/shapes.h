@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two kinds of record that go through the ring: their fields, in the order of the packed form. A new field goes at
-// the end, with the shape's next version; schema.c then adds its column.
+// the end, with the shape's next version.
 #ifndef TD_STORE_SHAPES_H
 #define TD_STORE_SHAPES_H
 
