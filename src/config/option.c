@@ -6,6 +6,8 @@
 
 #include "base/url.h"
 
+enum { PROXY_BYTES_MAX = 1024 };
+
 static const char *type_expects(const struct td_option *row, char *buf, size_t cap) {
     switch (row->type) {
     case TD_OPT_BOOL:
@@ -28,6 +30,8 @@ static const char *type_expects(const struct td_option *row, char *buf, size_t c
         return "a path";
     case TD_OPT_URL:
         return "a URL such as https://api.example.com/v1";
+    case TD_OPT_PROXY:
+        return "http://host:port, or http://env:NAME@host:port with user:password in NAME, never the password itself";
     case TD_OPT_SECRET:
         return "env:NAME, file:PATH or credential:NAME, never the secret itself";
     case TD_OPT_REGION:
@@ -162,6 +166,23 @@ static bool secret_valid(struct td_str s) {
     return false;
 }
 
+// A proxy's URL; what stands before an '@' is a reference to its credentials.
+static bool proxy_valid(struct td_loader *l, struct td_str s) {
+    struct td_url url;
+    struct td_error why;
+    const char *slashes = s.n ? memmem(s.p, s.n, "://", 3) : NULL;
+    if (!slashes || s.n > PROXY_BYTES_MAX)
+        return false;
+    size_t head = (size_t)(slashes + 3 - s.p);
+    const char *at = memrchr(s.p + head, '@', s.n - head);
+    if (at && !secret_valid(td_str_n(s.p + head, (size_t)(at - s.p) - head)))
+        return false;
+    const char *from = at ? at + 1 : s.p + head;
+    struct td_str rest = td_str_n(from, s.n - (size_t)(from - s.p));
+    struct td_str bare = td_arena_printf(l->arena, "%.*s%.*s", (int)head, s.p, TD_STR_ARG(rest));
+    return bare.p && td_url_parse(bare, &url, &why) == TD_OK;
+}
+
 bool td_name_valid(struct td_str s) {
     if (s.n == 0 || s.n > TD_NAME_BYTES_MAX)
         return false;
@@ -256,6 +277,10 @@ static enum td_err read_text(struct td_loader *l, const struct td_node *node, co
         if (!secret_valid(s))
             return expected(l, node, row);
         break;
+    case TD_OPT_PROXY:
+        if (!proxy_valid(l, s))
+            return expected(l, node, row);
+        break;
     case TD_OPT_PATH:
         return s.n && s.n < 4096 ? td_option_path(l, s, out) : expected(l, node, row);
     case TD_OPT_URL:
@@ -348,6 +373,7 @@ enum td_err td_option_value(struct td_loader *l, const struct td_node *node, con
     case TD_OPT_NAME:
     case TD_OPT_PATH:
     case TD_OPT_URL:
+    case TD_OPT_PROXY:
     case TD_OPT_SECRET:
     case TD_OPT_REGION:
         return read_text(l, node, row, at);

@@ -19,6 +19,7 @@ enum td_option_type {
     TD_OPT_NAME,    // struct td_str of the name grammar
     TD_OPT_PATH,    // struct td_str, made absolute
     TD_OPT_URL,     // struct td_str, without trailing slash
+    TD_OPT_PROXY,   // struct td_str: http://host:port, or http://SECRET@host:port with a secret as below
     TD_OPT_SECRET,  // struct td_str: env:NAME, file:PATH, credential:NAME
     TD_OPT_REGION,  // struct td_str of the region grammar
     TD_OPT_WORD,    // an enum of 4 bytes

@@ -118,6 +118,7 @@ static const char *what_stands_here(const struct td_option *row, char *buf, size
         [TD_OPT_NAME] = "name",
         [TD_OPT_PATH] = "path",
         [TD_OPT_URL] = "URL",
+        [TD_OPT_PROXY] = "URL",
         [TD_OPT_REGION] = "region",
         [TD_OPT_TEXTS] = "text or list",
         [TD_OPT_BYTES] = "size",

@@ -96,7 +96,7 @@ static const struct td_option webhook_rows[] = {
     {"secret", TD_OPT_SECRET, F(webhook.secret_ref), 0, 0, NULL, "where the secret is found that signs each delivery"},
     {"auth", TD_OPT_SECRET, H(api_key_ref), 0, 0, NULL, "where a bearer token for the receiver is found"},
     {"ca_file", TD_OPT_PATH, H(ca_file), 0, 0, NULL, "a private CA's certificates (PEM)"},
-    {"proxy", TD_OPT_TEXT, H(proxy), 1, 1024, NULL, "http://host:port of a proxy; default: none"},
+    {"proxy", TD_OPT_PROXY, H(proxy), 0, 0, NULL, "http://host:port of a proxy; default: none"},
     {"private", TD_OPT_BOOL, F(webhook.private_ok), 0, 0, "false",
      "its address may be on this machine or a private network"},
     {"insecure", TD_OPT_BOOL, H(insecure), 0, 0, "false", "allow http:// to a host that is not this machine"},

@@ -138,7 +138,7 @@ const struct td_option td_config_target_rows[] = {
     {"ca_file", TD_OPT_PATH, T(ca_file), 0, 0, NULL, "a private CA's certificates (PEM)"},
     {"client_cert", TD_OPT_PATH, T(client_cert_file), 0, 0, NULL, "client certificate (PEM)"},
     {"client_key", TD_OPT_PATH, T(client_key_file), 0, 0, NULL, "its private key (PEM)"},
-    {"proxy", TD_OPT_TEXT, T(proxy), 1, 1024, NULL,
+    {"proxy", TD_OPT_PROXY, T(proxy), 0, 0, NULL,
      "http://host:port of a proxy, or http://env:NAME@host:port for one that wants credentials; the environment's are "
      "not used"},
     {"headers", TD_OPT_CUSTOM, T(headers), 0, 0, NULL, "further request headers", "a map of names and values", NULL,

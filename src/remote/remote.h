@@ -50,10 +50,6 @@ void td_remote_set_policy_version(struct td_remote *r, uint64_t version);
 // network.
 void td_remote_refresh(struct td_remote *r);
 
-// What can be known of a target without the network: its URL, its files and its secrets are there and readable.
-// TD_ERR_CONFIG with what is wrong (never a secret's value).
-enum td_err td_remote_check_target(const struct td_target *target, struct td_error *e) TD_MUST_USE;
-
 // A probe: is the target reachable (CONNECT: DNS, TCP, TLS) or does it answer (MODELS: GET base_url/models, any status
 // below 500 but 429 counts as alive)? Ends with one call of on_done, unless cancelled by td_fetch_destroy; never from
 // inside td_remote_probe. The grant is of kind PROBE, for the target and no bytes.

@@ -3,7 +3,6 @@
 
 #include <sodium.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/time.h"
@@ -281,26 +280,6 @@ bool td_route_is_apart(struct td_remote *r, const struct route *route) {
     }
     mine->used_ns = now;
     return false;
-}
-
-static enum td_err check_file(struct td_str path, const char *what, struct td_error *e) {
-    char text[4096];
-    if (!path.n)
-        return TD_OK;
-    snprintf(text, sizeof text, "%.*s", TD_STR_ARG(path));
-    if (path.n >= sizeof text || access(text, R_OK) != 0)
-        return td_error_set(e, TD_ERR_CONFIG, "the %s %.*s cannot be read", what, TD_STR_ARG(path));
-    return TD_OK;
-}
-
-enum td_err td_remote_check_target(const struct td_target *t, struct td_error *e) {
-    struct route *route = NULL;
-    enum td_err err = check_file(t->ca_file, "ca_file", e);
-    err = err ? err : check_file(t->client_cert_file, "client certificate", e);
-    err = err ? err : check_file(t->client_key_file, "client key", e);
-    err = err ? err : make(NULL, t, &route, e);
-    td_route_release(route);
-    return err;
 }
 
 void td_routes_init(void) {

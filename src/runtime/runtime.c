@@ -280,6 +280,12 @@ static enum td_err note_target(const struct td_target *t, struct td_buf *b) {
     if (err == TD_OK && t->api_key_ref.n && td_secret_resolve(t->api_key_ref, &secret, &e) != TD_OK)
         err = td_buf_printf(b, "target '%.*s': %s\n", TD_STR_ARG(t->name), e.message);
     td_secret_finish(&secret);
+    const char *at = t->proxy.n ? memrchr(t->proxy.p, '@', t->proxy.n) : NULL,
+               *from = strstr(at ? t->proxy.p : "", "://");
+    if (err == TD_OK && at && from &&
+        td_secret_resolve(td_str_n(from + 3, (size_t)(at - from) - 3), &secret, &e) != TD_OK)
+        err = td_buf_printf(b, "target '%.*s': proxy: %s\n", TD_STR_ARG(t->name), e.message);
+    td_secret_finish(&secret);
     return err;
 }
 

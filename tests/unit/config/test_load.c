@@ -154,6 +154,11 @@ static void errors_say_where_and_what(void **state) {
         {"version: 1\n" DEVICE "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', "
          "headers: {X-A: \"b\\r\\nc\"}}\n",
          "t.yaml:4:96: headers: a value must not hold control characters"},
+        {"version: 1\ntargets:\n  - {name: c, tier: cloud, provider: openai, base_url: https://a.com/v1, model: m,\n"
+         "     proxy: \"http://user:plain@proxy:3128\"}\n",
+         "t.yaml:4:13: proxy: expected http://host:port, or http://env:NAME@host:port with user:password in NAME, "
+         "never "
+         "the password itself"},
         {"version: 1\n" DEVICE
          "  - {name: c, tier: cloud, provider: openai, model: m, base_url: 'https://a.b', headers: {\"X\\nA\": b}}\n",
          "t.yaml:4:99: headers: 'X\nA' is no header name"},
