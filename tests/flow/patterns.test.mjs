@@ -404,7 +404,7 @@ test("hedge: at most 2 % of calls however many are slow; the loser is stopped, m
       (await t.post({ model: "auto", messages: user(`all are slow ${i + k}`), tandem: { mode: "hedge" } })).json())));
   assert.ok(answers.every((x) => x.choices?.[0].finish_reason === "stop"));
   const hedged = answers.filter((x) => x.tandem.attempts.length > 1);
-  assert.ok(hedged.length >= 1 && hedged.length <= 0.02 * CALLS, `${hedged.length} of ${CALLS}`);
+  assert.ok(hedged.length >= 1 && hedged.length <= 0.02 * CALLS, `${hedged.length} of ${CALLS}: ${JSON.stringify(hedged.map((x) => x.tandem.attempts))}`);
   assert.equal((await b.log()).requests.length, hedged.length, "who may not hedge leaves no trace of it");
   const rows = await until(async () => {
     const all = JSON.parse((await tandem(["ledger", "tail", "--limit", "1000", "--json", "--config", t.file])).stdout).rows;
