@@ -141,6 +141,15 @@ enum td_err td_prune_cut(struct td_store *store, struct td_db *db, struct td_cha
 enum td_err td_prune_seal(struct td_store *store, struct td_db *db, const struct td_chain_cut *cut,
                           struct td_error *e) TD_MUST_USE;
 
+// outbox_text.c: a text of the outbox at rest, bound to `what` it is ("request", "context", "local", "cloud", "event")
+// of entry `id`, so that none can stand in for another. Any thread. Sealing puts it into the arena, TD_STR_NONE where
+// the text is empty; false without memory. Opening makes *buf, which the caller finishes also after an error, and lets
+// *out view it; an empty text leaves *out alone.
+bool td_outbox_seal(struct td_store *store, struct td_arena *arena, const char *what, struct td_str id,
+                    struct td_str text, struct td_str *out) TD_MUST_USE;
+enum td_err td_outbox_unseal(struct td_store *store, const char *what, struct td_str id, struct td_str sealed,
+                             struct td_buf *buf, struct td_str *out, struct td_error *e) TD_MUST_USE;
+
 // store.c: a reader connection inside a read transaction.
 enum td_err td_reader_take(struct td_store *store, struct td_db **db, struct td_error *e) TD_MUST_USE;
 void td_reader_give(struct td_store *store, struct td_db *db);

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Texts are sealed on the caller's thread, before the operation goes to the writer; the writer moves bytes only.
+// The outbox written: each change is checked and made by the writer thread, in one transaction with the event that
+// tells of it. Reading is in outbox_read.c and events.c, the texts' seals in outbox_text.c.
 #include "store/outbox.h"
-
-#include <stdio.h>
 
 #include "base/time.h"
 #include "store/inner.h"
-#include "store/seal.h"
 
 #define OP_BYTES_MAX (2u * TD_OUTBOX_ENTRY_BYTES_MAX + (1u << 20)) // an operation's texts, plain copies and sealed
 
@@ -32,40 +30,6 @@ bool td_outbox_move_is_legal(enum td_outbox_state from, enum td_outbox_state to)
     };
 #undef TO
     return from < TD_OUTBOX_STATE_COUNT && to < TD_OUTBOX_STATE_COUNT && (arrows[from] >> to & 1);
-}
-
-// ---- texts ----
-
-// What a sealed text is bound to: no text can stand in for another's.
-static struct td_str bound_to(char out[160], const char *what, struct td_str id) {
-    int n = snprintf(out, 160, "%s/%.*s", what, (int)(id.n < 128 ? id.n : 128), id.p ? id.p : "");
-    return td_str_n(out, (size_t)n);
-}
-
-// {NULL, 0} for an empty text; false without memory.
-static bool seal_into(struct td_store *store, struct td_arena *arena, const char *what, struct td_str id,
-                      struct td_str text, struct td_str *out) {
-    char bound[160];
-    struct td_buf sealed;
-    *out = TD_STR_NONE;
-    if (text.n == 0)
-        return true;
-    td_buf_init(&sealed, text.n + TD_SEAL_OVERHEAD_BYTES);
-    if (td_seal(store->seal_key, bound_to(bound, what, id), text, &sealed) == TD_OK)
-        *out = td_arena_str(arena, td_buf_str(&sealed));
-    td_buf_finish(&sealed);
-    return out->p != NULL;
-}
-
-static enum td_err open_text(struct td_store *store, const char *what, struct td_str id, struct td_str sealed,
-                             struct td_buf *buf, struct td_str *out, struct td_error *e) {
-    char bound[160];
-    td_buf_init(buf, TD_OUTBOX_ENTRY_BYTES_MAX + TD_SEAL_OVERHEAD_BYTES);
-    if (sealed.n == 0)
-        return TD_OK;
-    enum td_err err = td_unseal(store->seal_key, bound_to(bound, what, id), sealed, buf);
-    *out = td_buf_str(buf);
-    return err == TD_OK ? TD_OK : td_error_set(e, err, "while opening a sealed text of the outbox");
 }
 
 static bool keep(struct td_arena *arena, struct td_str *s) {
@@ -178,9 +142,9 @@ static bool copy_entry(struct td_store *store, struct td_op *op, const struct td
     x->changed_ms = td_wall_ms();
     if (x->idempotency_key.n == 0)
         x->idempotency_key = td_str_of(fresh);
-    return seal_into(store, a, "request", from->id, from->request, &x->request) &&
-           seal_into(store, a, "context", from->id, from->context, &x->context) &&
-           seal_into(store, a, "local", from->id, from->local.body, &x->local.body) && keep(a, &x->id) &&
+    return td_outbox_seal(store, a, "request", from->id, from->request, &x->request) &&
+           td_outbox_seal(store, a, "context", from->id, from->context, &x->context) &&
+           td_outbox_seal(store, a, "local", from->id, from->local.body, &x->local.body) && keep(a, &x->id) &&
            keep(a, &x->tenant) && keep(a, &x->conversation) && keep(a, &x->labels) && keep(a, &x->residency) &&
            keep(a, &x->reconcile) && keep(a, &x->idempotency_key) && keep(a, &x->local.target) &&
            keep(a, &x->local.model);
@@ -350,7 +314,7 @@ static bool copy_answer(struct td_store *store, struct td_op *op, const char *wh
         return true;
     *to = *from;
     *bytes += from->body.n;
-    return seal_into(store, &op->arena, what, id, from->body, &to->body) && keep(&op->arena, &to->target) &&
+    return td_outbox_seal(store, &op->arena, what, id, from->body, &to->body) && keep(&op->arena, &to->target) &&
            keep(&op->arena, &to->model);
 }
 
@@ -369,7 +333,7 @@ enum td_err td_outbox_move(struct td_store *store, struct td_str id, const struc
     if (!keep(&op->arena, &v->id) || !keep(&op->arena, &v->m.verdict) ||
         !copy_answer(store, op, "local", id, move->local, &v->local, &v->bytes) ||
         !copy_answer(store, op, "cloud", id, move->cloud, &v->cloud, &v->bytes) || !keep(&op->arena, &v->event.type) ||
-        !seal_into(store, &op->arena, "event", id, v->event.data, &v->event.data))
+        !td_outbox_seal(store, &op->arena, "event", id, v->event.data, &v->event.data))
         return no_memory(op, e);
     op->run = run_move;
     return td_op_submit(store, op, ack, e);
@@ -469,7 +433,7 @@ static enum td_err expire_one(struct td_store *store, struct td_db *db, struct t
     td_arena_init(&arena, 4096);
     struct move v = {.id = id, .m = {.to = TD_OUTBOX_EXPIRED}, .wall_ms = now_ms};
     struct td_str plain = td_arena_printf(&arena, "{\"exchange\":\"%.*s\",\"state\":\"expired\"}", TD_STR_ARG(id));
-    enum td_err err = plain.p && seal_into(store, &arena, "event", id, plain, &data)
+    enum td_err err = plain.p && td_outbox_seal(store, &arena, "event", id, plain, &data)
                           ? put_state(db, &v, e)
                           : td_error_set(e, TD_ERR_NOMEM, "while expiring outbox entries");
     if (err == TD_OK)
@@ -536,261 +500,4 @@ enum td_err td_outbox_sweep(struct td_store *store, int64_t now_ms, int64_t keep
     *(struct sweep *)op->arg = (struct sweep){now_ms, keep_ms, limit < 10000 ? limit : 10000};
     op->run = run_sweep;
     return td_op_submit(store, op, ack, e);
-}
-
-// ---- looking ----
-
-#define ENTRY_COLUMNS                                                                                                  \
-    "SELECT id,tenant,conversation,state,priority,created_ms,expires_ms,next_try_ms,changed_ms,attempts,"              \
-    "policy_version,data_class,labels,residency,reconcile,idempotency_key,local_target,local_model,local_quality,"     \
-    "local_ms,cloud_target,cloud_model,cloud_quality,cloud_ms,accepted,verdict,last_error,bytes"
-#define TEXT_COLUMNS ",request,context,local_body,cloud_body"
-
-static enum td_err error_of(struct td_str code) {
-    for (int i = 1; i < TD_ERR_COUNT; i++)
-        if (td_str_is(code, td_err_code((enum td_err)i)))
-            return (enum td_err)i;
-    return TD_OK;
-}
-
-static void read_entry(sqlite3_stmt *s, struct td_outbox_entry *x) {
-    *x = (struct td_outbox_entry){
-        .id = td_db_str(s, 0),
-        .tenant = td_db_str(s, 1),
-        .conversation = td_db_str(s, 2),
-        .state = (enum td_outbox_state)sqlite3_column_int(s, 3),
-        .priority = (uint32_t)sqlite3_column_int64(s, 4),
-        .created_ms = sqlite3_column_int64(s, 5),
-        .expires_ms = sqlite3_column_int64(s, 6),
-        .next_try_ms = sqlite3_column_int64(s, 7),
-        .changed_ms = sqlite3_column_int64(s, 8),
-        .attempts = (uint32_t)sqlite3_column_int64(s, 9),
-        .policy_version = (uint64_t)sqlite3_column_int64(s, 10),
-        .data_class = (enum td_class)sqlite3_column_int(s, 11),
-        .labels = sqlite3_column_type(s, 12) == SQLITE_NULL ? TD_STR("*") : td_db_str(s, 12),
-        .residency = td_db_str(s, 13),
-        .reconcile = td_db_str(s, 14),
-        .idempotency_key = td_db_str(s, 15),
-        .local = {TD_STR_NONE, td_db_str(s, 16), td_db_str(s, 17), sqlite3_column_double(s, 18),
-                  sqlite3_column_int64(s, 19)},
-        .cloud = {TD_STR_NONE, td_db_str(s, 20), td_db_str(s, 21), sqlite3_column_double(s, 22),
-                  sqlite3_column_int64(s, 23)},
-        .accepted = (enum td_accepted)sqlite3_column_int(s, 24),
-        .verdict = td_db_str(s, 25),
-        .last_error = error_of(td_db_str(s, 26)),
-        .bytes = (uint64_t)sqlite3_column_int64(s, 27),
-    };
-}
-
-static enum td_err give_entry(struct td_store *store, sqlite3_stmt *s, bool texts, td_outbox_fn fn, void *user,
-                              bool *more, struct td_error *e) {
-    static const char *const what[4] = {"request", "context", "local", "cloud"};
-    struct td_outbox_entry x;
-    struct td_buf bufs[4] = {0};
-    enum td_err err = TD_OK;
-    read_entry(s, &x);
-    struct td_str *out[4] = {&x.request, &x.context, &x.local.body, &x.cloud.body};
-    for (int i = 0; texts && err == TD_OK && i < 4; i++)
-        err = open_text(store, what[i], x.id, td_db_blob(s, 28 + i), &bufs[i], out[i], e);
-    if (err == TD_OK)
-        *more = fn(user, &x);
-    for (int i = 0; i < 4; i++)
-        td_buf_finish(&bufs[i]);
-    return err;
-}
-
-// Steps a bound statement over entries; gives the connection back.
-static enum td_err each_entry(struct td_store *store, struct td_db *db, sqlite3_stmt *s, bool texts, td_outbox_fn fn,
-                              void *user, unsigned *count, struct td_error *e) {
-    enum td_err err = TD_OK;
-    bool more = true;
-    int rc = SQLITE_DONE;
-    while (s && err == TD_OK && more && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        err = give_entry(store, s, texts, fn, user, &more, e);
-        (*count)++;
-    }
-    if (err == TD_OK && (!s || (rc != SQLITE_DONE && rc != SQLITE_ROW)))
-        err = td_db_fail(db, "reading the outbox", e);
-    if (s)
-        sqlite3_reset(s);
-    td_reader_give(store, db);
-    return err;
-}
-
-enum td_err td_outbox_list(struct td_store *store, const struct td_outbox_filter *filter, td_outbox_fn fn, void *user,
-                           struct td_error *e) {
-#define ALL " FROM outbox WHERE (?1='' OR tenant=?1) AND (?2=0 OR (?2>>state)&1) ORDER BY id LIMIT ?3"
-// No try is put off for an hour: one that seems to be was noted before somebody set the clock back.
-#define DUE                                                                                                            \
-    " FROM outbox WHERE state<2 AND (?1='' OR tenant=?1) AND (next_try_ms<=?2 OR next_try_ms>?2+3600000) AND "         \
-    "expires_ms>?2"                                                                                                    \
-    " ORDER BY priority,created_ms LIMIT ?3"
-    struct td_db *db;
-    unsigned count = 0;
-    bool due = filter->due_ms > 0;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s =
-        td_db_statement(db, filter->texts ? (due ? ENTRY_COLUMNS TEXT_COLUMNS DUE : ENTRY_COLUMNS TEXT_COLUMNS ALL)
-                                          : (due ? ENTRY_COLUMNS DUE : ENTRY_COLUMNS ALL));
-    if (s) {
-        td_db_bind_str(s, 1, filter->tenant);
-        td_db_bind_int(s, 2, due ? filter->due_ms : filter->states);
-        td_db_bind_int(s, 3, filter->limit ? filter->limit : 100);
-    }
-    return each_entry(store, db, s, filter->texts, fn, user, &count, e);
-}
-
-enum td_err td_outbox_get(struct td_store *store, struct td_str tenant, struct td_str id, td_outbox_fn fn, void *user,
-                          struct td_error *e) {
-    struct td_db *db;
-    unsigned count = 0;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s =
-        td_db_statement(db, ENTRY_COLUMNS TEXT_COLUMNS " FROM outbox WHERE id=?2 AND (?1='' OR tenant=?1)");
-    if (s) {
-        td_db_bind_str(s, 1, tenant);
-        td_db_bind_str(s, 2, id);
-    }
-    err = each_entry(store, db, s, true, fn, user, &count, e);
-    if (err == TD_OK && count == 0)
-        err = td_error_set(e, TD_ERR_NOT_FOUND, "no such entry in the outbox");
-    return err;
-}
-
-enum td_err td_outbox_size(struct td_store *store, struct td_outbox_size *out, struct td_error *e) {
-    struct td_db *db;
-    int rc = SQLITE_ERROR;
-    *out = (struct td_outbox_size){0};
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s = td_db_statement(db, "SELECT state,count(*),total(bytes) FROM outbox GROUP BY state");
-    while (s && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        int state = sqlite3_column_int(s, 0);
-        if (state >= 0 && state < TD_OUTBOX_STATE_COUNT)
-            out->by_state[state] = (uint64_t)sqlite3_column_int64(s, 1);
-        out->entries += (uint64_t)sqlite3_column_int64(s, 1);
-        out->bytes += (uint64_t)sqlite3_column_int64(s, 2);
-    }
-    if (rc != SQLITE_DONE)
-        err = td_db_fail(db, "measuring the outbox", e);
-    if (s)
-        sqlite3_reset(s);
-    td_reader_give(store, db);
-    return err;
-}
-
-// ---- events, conversations ----
-
-// Steps a bound statement over events; gives the connection back.
-static enum td_err each_event(struct td_store *store, struct td_db *db, sqlite3_stmt *s, td_event_record_fn fn,
-                              void *user, struct td_error *e) {
-    bool more = true;
-    int rc = SQLITE_DONE;
-    enum td_err err = TD_OK;
-    while (s && err == TD_OK && more && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        struct td_buf buf;
-        struct td_event_record r = {.id = (uint64_t)sqlite3_column_int64(s, 0),
-                                    .tenant = td_db_str(s, 1),
-                                    .exchange = td_db_str(s, 2),
-                                    .type = td_db_str(s, 3),
-                                    .wall_ms = sqlite3_column_int64(s, 5)};
-        err = open_text(store, "event", r.exchange, td_db_blob(s, 4), &buf, &r.data, e);
-        if (err == TD_OK)
-            more = fn(user, &r);
-        td_buf_finish(&buf);
-    }
-    if (err == TD_OK && (!s || (rc != SQLITE_DONE && rc != SQLITE_ROW)))
-        err = td_db_fail(db, "reading events", e);
-    if (s)
-        sqlite3_reset(s);
-    td_reader_give(store, db);
-    return err;
-}
-
-#define EVENT_COLUMNS "SELECT id,tenant,exchange,type,data,wall_ms FROM events"
-
-enum td_err td_events_after(struct td_store *store, struct td_str tenant, uint64_t after, uint32_t limit,
-                            td_event_record_fn fn, void *user, struct td_error *e) {
-    struct td_db *db;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s = td_db_statement(db, EVENT_COLUMNS " WHERE tenant=?1 AND id>?2 ORDER BY id LIMIT ?3");
-    if (s) {
-        td_db_bind_str(s, 1, tenant);
-        td_db_bind_int(s, 2, (int64_t)after);
-        td_db_bind_int(s, 3, limit ? limit : 100);
-    }
-    return each_event(store, db, s, fn, user, e);
-}
-
-enum td_err td_events_next(struct td_store *store, uint64_t after, td_event_record_fn fn, void *user,
-                           struct td_error *e) {
-    struct td_db *db;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s = td_db_statement(db, EVENT_COLUMNS " WHERE id>?1 ORDER BY id LIMIT 1");
-    if (s)
-        td_db_bind_int(s, 1, (int64_t)after);
-    return each_event(store, db, s, fn, user, e);
-}
-
-struct mark {
-    char name[64];
-    uint64_t id;
-};
-
-static void mark_name(char out[64], const char *reader) {
-    snprintf(out, 64, "events.%s", reader);
-}
-
-static enum td_err run_mark(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
-    const struct mark *m = arg;
-    (void)store;
-    return td_db_meta_put(db, m->name, (int64_t)m->id, e);
-}
-
-enum td_err td_events_mark(struct td_store *store, const char *reader, uint64_t id, struct td_error *e) {
-    struct mark m = {.id = id};
-    mark_name(m.name, reader);
-    return td_store_do(store, run_mark, &m, e);
-}
-
-enum td_err td_events_marked(struct td_store *store, const char *reader, uint64_t *id, struct td_error *e) {
-    struct td_db *db;
-    char name[64];
-    int64_t value = -1;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    mark_name(name, reader);
-    err = td_db_meta_get(db, name, -1, &value, e);
-    td_reader_give(store, db);
-    *id = value < 0 ? UINT64_MAX : (uint64_t)value;
-    return err;
-}
-
-enum td_err td_events_last(struct td_store *store, uint64_t *id, struct td_error *e) {
-    struct td_db *db;
-    int64_t last = 0;
-    enum td_err err = td_reader_take(store, &db, e);
-    if (err != TD_OK)
-        return err;
-    sqlite3_stmt *s = td_db_statement(db, "SELECT seq FROM sqlite_sequence WHERE name='events'");
-    int rc = s ? sqlite3_step(s) : SQLITE_ERROR;
-    if (rc == SQLITE_ROW)
-        last = sqlite3_column_int64(s, 0);
-    else if (rc != SQLITE_DONE)
-        err = td_db_fail(db, "reading events", e);
-    if (s)
-        sqlite3_reset(s);
-    td_reader_give(store, db);
-    *id = (uint64_t)last;
-    return err;
 }
