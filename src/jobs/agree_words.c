@@ -167,50 +167,49 @@ bool td_agree_number(struct td_str w, double *value, bool *scale) {
     return false;
 }
 
-int td_agree_unit(struct td_str w, double *factor) {
-    // Dimensions from 10: length, mass, duration, volume, speed, bytes, share; then what is not converted.
+enum td_agree_dim td_agree_unit(struct td_str w, double *factor) {
     static const struct {
         const char *words;
-        int dim;
+        enum td_agree_dim dim;
         double factor;
     } units[] = {
-        {"m meter meters metre metres", 10, 1},
-        {"km kilometer kilometers kilometre kilometres", 10, 1000},
-        {"cm centimeter centimeters centimetre centimetres", 10, 0.01},
-        {"mm millimeter millimeters millimetre millimetres", 10, 0.001},
-        {"mile miles mi", 10, 1609.344},
-        {"ft foot feet", 10, 0.3048},
-        {"inch inches", 10, 0.0254},
-        {"g gram grams gramm", 11, 1},
-        {"kg kilogram kilograms kilo kilos kilogramm", 11, 1000},
-        {"mg milligram milligrams", 11, 0.001},
-        {"ton tons tonne tonnes", 11, 1e6},
-        {"lb lbs pound pounds", 11, 453.59237},
-        {"s sec secs second seconds sekunde sekunden seconde secondes segundo segundos", 12, 1},
-        {"min mins minute minutes minuten minuto minutos", 12, 60},
-        {"h hr hrs hour hours stunde stunden heure heures hora horas", 12, 3600},
-        {"day days tag tage tagen jour jours dia dias", 12, 86400},
-        {"week weeks woche wochen semaine semaines", 12, 604800},
-        {"ms millisecond milliseconds", 12, 0.001},
-        {"month months monat monate mois mes meses", 20, 1},
-        {"year years jahr jahre jahren an ans annee annees ano anos", 21, 1},
-        {"l liter liters litre litres", 13, 1},
-        {"ml milliliter milliliters millilitre millilitres", 13, 0.001},
-        {"km/h kmh kph", 14, 1 / 3.6},
-        {"m/s", 14, 1},
-        {"mph", 14, 0.44704},
-        {"b byte bytes", 15, 1},
-        {"kb kilobyte kilobytes", 15, 1e3},
-        {"mb megabyte megabytes", 15, 1e6},
-        {"gb gigabyte gigabytes", 15, 1e9},
-        {"tb terabyte terabytes", 15, 1e12},
-        {"% percent prozent", 16, 1},
-        {"$ dollar dollars usd", 22, 1},
-        {"\xe2\x82\xac euro euros eur", 23, 1},
-        {"\xc2\xa3 gbp", 24, 1},
-        {"c celsius", 25, 1},
-        {"f fahrenheit", 26, 1},
-        {"\xc2\xb0 degree degrees grad", 27, 1},
+        {"m meter meters metre metres", TD_AGREE_DIM_LENGTH, 1},
+        {"km kilometer kilometers kilometre kilometres", TD_AGREE_DIM_LENGTH, 1000},
+        {"cm centimeter centimeters centimetre centimetres", TD_AGREE_DIM_LENGTH, 0.01},
+        {"mm millimeter millimeters millimetre millimetres", TD_AGREE_DIM_LENGTH, 0.001},
+        {"mile miles mi", TD_AGREE_DIM_LENGTH, 1609.344},
+        {"ft foot feet", TD_AGREE_DIM_LENGTH, 0.3048},
+        {"inch inches", TD_AGREE_DIM_LENGTH, 0.0254},
+        {"g gram grams gramm", TD_AGREE_DIM_MASS, 1},
+        {"kg kilogram kilograms kilo kilos kilogramm", TD_AGREE_DIM_MASS, 1000},
+        {"mg milligram milligrams", TD_AGREE_DIM_MASS, 0.001},
+        {"ton tons tonne tonnes", TD_AGREE_DIM_MASS, 1e6},
+        {"lb lbs pound pounds", TD_AGREE_DIM_MASS, 453.59237},
+        {"s sec secs second seconds sekunde sekunden seconde secondes segundo segundos", TD_AGREE_DIM_DURATION, 1},
+        {"min mins minute minutes minuten minuto minutos", TD_AGREE_DIM_DURATION, 60},
+        {"h hr hrs hour hours stunde stunden heure heures hora horas", TD_AGREE_DIM_DURATION, 3600},
+        {"day days tag tage tagen jour jours dia dias", TD_AGREE_DIM_DURATION, 86400},
+        {"week weeks woche wochen semaine semaines", TD_AGREE_DIM_DURATION, 604800},
+        {"ms millisecond milliseconds", TD_AGREE_DIM_DURATION, 0.001},
+        {"month months monat monate mois mes meses", TD_AGREE_DIM_MONTHS, 1},
+        {"year years jahr jahre jahren an ans annee annees ano anos", TD_AGREE_DIM_YEARS, 1},
+        {"l liter liters litre litres", TD_AGREE_DIM_VOLUME, 1},
+        {"ml milliliter milliliters millilitre millilitres", TD_AGREE_DIM_VOLUME, 0.001},
+        {"km/h kmh kph", TD_AGREE_DIM_SPEED, 1 / 3.6},
+        {"m/s", TD_AGREE_DIM_SPEED, 1},
+        {"mph", TD_AGREE_DIM_SPEED, 0.44704},
+        {"b byte bytes", TD_AGREE_DIM_BYTES, 1},
+        {"kb kilobyte kilobytes", TD_AGREE_DIM_BYTES, 1e3},
+        {"mb megabyte megabytes", TD_AGREE_DIM_BYTES, 1e6},
+        {"gb gigabyte gigabytes", TD_AGREE_DIM_BYTES, 1e9},
+        {"tb terabyte terabytes", TD_AGREE_DIM_BYTES, 1e12},
+        {"% percent prozent", TD_AGREE_DIM_SHARE, 1},
+        {"$ dollar dollars usd", TD_AGREE_DIM_DOLLAR, 1},
+        {"\xe2\x82\xac euro euros eur", TD_AGREE_DIM_EURO, 1},
+        {"\xc2\xa3 gbp", TD_AGREE_DIM_POUND, 1},
+        {"c celsius", TD_AGREE_DIM_CELSIUS, 1},
+        {"f fahrenheit", TD_AGREE_DIM_FAHRENHEIT, 1},
+        {"\xc2\xb0 degree degrees grad", TD_AGREE_DIM_DEGREES, 1},
         {"uhr", TD_AGREE_DIM_TIME_OF_DAY, 60},
     };
     for (size_t i = 0; i < sizeof units / sizeof *units; i++)
@@ -218,7 +217,7 @@ int td_agree_unit(struct td_str w, double *factor) {
             *factor = units[i].factor;
             return units[i].dim;
         }
-    return 0;
+    return TD_AGREE_DIM_NONE;
 }
 
 int td_agree_month(struct td_str w) {
