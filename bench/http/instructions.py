@@ -24,7 +24,7 @@ targets:
      clearance: internal, price: {input: 2.50, output: 10.00}, context: 128000, quality: 0.9}
 """
 GROUPS = [("libcurl", r"libcurl"), ("libsodium", r"libsodium"), ("JSON", r"libyyjson|base/json\.c|yyjson\.h"),
-          ("memory", r"malloc\.c|arena\.c|base/mem\.c"), ("C library", r"libc\.so|libm\.so"), ("libevent", r"libevent"),
+          ("memory", r"malloc\.c|arena\.c|base/(mem|buf)\.c"), ("C library", r"libc\.so|libm\.so"), ("libevent", r"libevent"),
           ("features, policy, decision", r"/src/(route|policy|privacy)/")]
 
 

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
+// The allocator and the arenas made of it, in one file so that an arena's blocks cost no call.
 #include "base/mem.h"
 
-#include <langinfo.h>
-#include <locale.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 
-#include "base/wide.h"
+#include "base/block.h"
+#include "base/format.h"
 
 static atomic_uint_fast64_t fail_at;
 static atomic_uint_fast64_t alloc_count;
@@ -125,9 +124,9 @@ static bool keep(void *p) {
     return i < KEPT_SIZES && keep_as(p, i);
 }
 
-// For owners that remember a block's size: `n` as block_size gave it. Asking the C library would read the block's
-// header, which after all that a request has done is in no cache any more.
-static size_t block_size(size_t n) {
+// Asking the C library for a block's size would read the block's header, which after all that a request has done is in
+// no cache any more.
+size_t td_block_size(size_t n) {
     return n <= KEPT_SIZE_MAX ? kept_sizes[size_for(n)] : n;
 }
 
@@ -183,7 +182,7 @@ static bool keep(void *p) {
     return false;
 }
 
-static size_t block_size(size_t n) {
+size_t td_block_size(size_t n) {
     return n;
 }
 
@@ -252,16 +251,17 @@ void td_free(void *p) {
         free(p);
 }
 
-// A block of at least *n bytes, *n becomes how many it has; give_block takes that number.
-static void *take_block(size_t *n) {
-    *n = block_size(*n);
+void *td_block_take(size_t *n) {
+    *n = td_block_size(*n);
     return td_malloc(*n);
 }
 
-static void give_block(void *p, size_t n) {
+void td_block_give(void *p, size_t n) {
     if (p && !keep_block(p, n))
         free(p);
 }
+
+// ---- arenas
 
 #define CHUNK_MIN 1088u // two of the sizes that workers keep
 #define CHUNK_MIN_SMALL 264u
@@ -295,7 +295,7 @@ void td_arena_finish(struct td_arena *a) {
     }
     while (a->head) {
         struct td_arena_chunk *next = a->head->next;
-        give_block(a->head, sizeof *next + a->head->cap);
+        td_block_give(a->head, sizeof *next + a->head->cap);
         a->head = next;
     }
     a->used = 0;
@@ -317,7 +317,7 @@ void *td_arena_alloc(struct td_arena *a, size_t n) {
         if (cap > (1u << 20) && cap > n)
             cap = n > (1u << 20) ? n : 1u << 20;
         size_t size = sizeof(struct td_arena_chunk) + cap;
-        struct td_arena_chunk *c = take_block(&size);
+        struct td_arena_chunk *c = td_block_take(&size);
         if (!c)
             return NULL;
         c->used = 0;
@@ -354,45 +354,6 @@ struct td_str td_arena_str(struct td_arena *a, struct td_str s) {
     return (struct td_str){p, s.n};
 }
 
-static _Atomic(locale_t) plain;
-
-static locale_t plain_locale(void) {
-    locale_t l = atomic_load(&plain), none = (locale_t)0;
-    if (!l && (l = newlocale(LC_ALL_MASK, "C", (locale_t)0)) && !atomic_compare_exchange_strong(&plain, &none, l)) {
-        freelocale(l);
-        l = none;
-    }
-    return l;
-}
-
-int td_vformat(char *out, size_t n, const char *fmt, va_list args) {
-    locale_t before = (locale_t)0, l;
-    if (*nl_langinfo(RADIXCHAR) != '.' && (l = plain_locale()))
-        before = uselocale(l);
-    int made = vsnprintf(out, n, fmt, args);
-    if (before)
-        uselocale(before);
-    return made;
-}
-
-int td_format(char *out, size_t n, const char *fmt, ...) {
-    va_list args;
-    va_start(args, fmt);
-    int made = td_vformat(out, n, fmt, args);
-    va_end(args);
-    return made;
-}
-
-double td_number(const char *z) {
-    locale_t before = (locale_t)0, l;
-    if (*nl_langinfo(RADIXCHAR) != '.' && (l = plain_locale()))
-        before = uselocale(l);
-    double v = strtod(z, NULL);
-    if (before)
-        uselocale(before);
-    return v;
-}
-
 struct td_str td_arena_printf(struct td_arena *a, const char *fmt, ...) {
     va_list args, again;
     va_start(args, fmt);
@@ -413,191 +374,4 @@ enum td_err td_arena_on_finish(struct td_arena *a, void (*fn)(void *arg), void *
     *c = (struct td_arena_cleanup){a->cleanups, fn, arg};
     a->cleanups = c;
     return TD_OK;
-}
-
-#define MOVED_BYTES_MAX (64u << 10) // a larger buffer the C library may grow in its place
-
-void td_buf_init(struct td_buf *b, size_t ceiling) {
-    *b = (struct td_buf){.ceiling = ceiling};
-}
-
-void td_buf_finish(struct td_buf *b) {
-    give_block(b->p, b->cap);
-    b->p = NULL;
-    b->n = b->cap = 0;
-}
-
-void td_buf_clear(struct td_buf *b) {
-    b->n = 0;
-}
-
-static enum td_err enlarge(struct td_buf *b, size_t n) {
-    // At first what is asked for. The sizes of blocks lie a little over powers of two.
-    size_t cap = b->cap ? b->cap + b->cap - b->cap / 16 : n > 128 ? n : 128;
-    while (cap < b->n + n)
-        cap *= 2;
-    cap = block_size(cap);
-    char *p = cap > MOVED_BYTES_MAX ? td_realloc(b->p, cap) : td_malloc(cap);
-    if (!p)
-        return TD_ERR_NOMEM;
-    if (b->n && cap <= MOVED_BYTES_MAX)
-        memcpy(p, b->p, b->n);
-    if (cap <= MOVED_BYTES_MAX)
-        give_block(b->p, b->cap);
-    b->p = p;
-    b->cap = cap;
-    return TD_OK;
-}
-
-static inline enum td_err grow(struct td_buf *b, size_t n) {
-    if (n > b->ceiling || b->n > b->ceiling - n)
-        return TD_ERR_LIMIT;
-    return b->cap - b->n >= n ? TD_OK : enlarge(b, n);
-}
-
-enum td_err td_buf_append(struct td_buf *b, const void *p, size_t n) {
-    enum td_err err = grow(b, n);
-    if (err == TD_OK && n) {
-        memcpy(b->p + b->n, p, n);
-        b->n += n;
-    }
-    return err;
-}
-
-enum td_err td_buf_add_u64(struct td_buf *b, uint64_t v) {
-    char digits[TD_U64_DIGITS];
-    size_t at = td_str_digits(digits, v);
-    return td_buf_add(b, digits + at, sizeof digits - at);
-}
-
-enum td_err td_buf_printf(struct td_buf *b, const char *fmt, ...) {
-    va_list args, again;
-    va_start(args, fmt);
-    va_copy(again, args);
-    int n = td_vformat(NULL, 0, fmt, args);
-    va_end(args);
-    enum td_err err = n < 0 ? TD_ERR_INTERNAL : grow(b, (size_t)n);
-    if (err == TD_OK)
-        err = grow(b, (size_t)n + 1) == TD_OK ? TD_OK : TD_ERR_LIMIT; // vsnprintf also writes its NUL
-    if (err == TD_OK) {
-        td_vformat(b->p + b->n, (size_t)n + 1, fmt, again);
-        b->n += (size_t)n;
-    }
-    va_end(again);
-    return err;
-}
-
-// Length of the leading run of `p` that needs no escape in a JSON string; as many blocks of thirty-two bytes as have
-// none, then by eight.
-typedef uint8_t block __attribute__((vector_size(32)));
-typedef uint64_t quarters __attribute__((vector_size(32)));
-
-static TD_INLINE size_t plain_blocks(const char *p, size_t n) {
-    size_t i = 0;
-    for (; i + 2 * sizeof(block) <= n; i += 2 * sizeof(block)) {
-        block b[2], found;
-        memcpy(b, p + i, sizeof b);
-        found = (block)((b[0] < 0x20) | (b[0] == '"') | (b[0] == '\\'));
-        found |= (block)((b[1] < 0x20) | (b[1] == '"') | (b[1] == '\\'));
-        quarters q = (quarters)found;
-        if (q[0] | q[1] | q[2] | q[3])
-            break;
-    }
-    return i;
-}
-
-TD_AVX2 static size_t plain_blocks_avx2(const char *p, size_t n) {
-    return plain_blocks(p, n);
-}
-
-static size_t json_plain(const char *p, size_t n) {
-    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
-    size_t i = n < 2 * sizeof(block) ? 0 : td_has_avx2() ? plain_blocks_avx2(p, n) : plain_blocks(p, n);
-    for (; i + sizeof(uint64_t) <= n; i += sizeof(uint64_t)) {
-        uint64_t w, quote, back;
-        memcpy(&w, p + i, sizeof w);
-        quote = w ^ ones * '"';
-        back = w ^ ones * '\\';
-        // A byte borrows where it is below what is taken from it; one of 0x80 and more has its high bit and is plain.
-        if (((w - ones * 0x20) | (quote - ones) | (back - ones)) & ~w & high)
-            break;
-    }
-    while (i < n && (unsigned char)p[i] >= 0x20 && p[i] != '"' && p[i] != '\\')
-        i++;
-    return i;
-}
-
-static size_t json_escape(unsigned char c, char esc[6]) {
-    static const char hex[] = "0123456789abcdef";
-    esc[0] = '\\';
-    switch (c) {
-    case '"':
-    case '\\':
-        esc[1] = (char)c;
-        return 2;
-    case '\n':
-        esc[1] = 'n';
-        return 2;
-    case '\r':
-        esc[1] = 'r';
-        return 2;
-    case '\t':
-        esc[1] = 't';
-        return 2;
-    default:
-        memcpy(esc, "\\u00", 4);
-        esc[4] = hex[c >> 4];
-        esc[5] = hex[c & 15];
-        return 6;
-    }
-}
-
-enum td_err td_buf_add_json(struct td_buf *b, struct td_str s) {
-    size_t before = b->n;
-    size_t run = s.n < SIZE_MAX - 2 ? json_plain(s.p, s.n) : 0;
-    enum td_err err = s.n < SIZE_MAX - 2 ? grow(b, s.n + 2) : TD_ERR_LIMIT;
-    if (err != TD_OK)
-        return err;
-    b->p[b->n++] = '"';
-    for (size_t i = 0;;) {
-        if (run) // where there is nothing, s.p may be NULL
-            err = td_buf_add(b, s.p + i, run);
-        i += run;
-        if (err != TD_OK || i == s.n)
-            break;
-        char esc[6];
-        err = td_buf_add(b, esc, json_escape((unsigned char)s.p[i++], esc));
-        run = json_plain(s.p + i, s.n - i);
-    }
-    if (err == TD_OK)
-        err = td_buf_addc(b, '"');
-    if (err != TD_OK)
-        b->n = before;
-    return err;
-}
-
-char *td_buf_reserve(struct td_buf *b, size_t n) {
-    return grow(b, n) == TD_OK && b->p ? b->p + b->n : NULL; // no room asked of an empty one: p is NULL
-}
-
-void td_buf_expect(struct td_buf *b, size_t n) {
-    enum td_err err = grow(b, n);
-    (void)err;
-}
-
-void td_buf_drop(struct td_buf *b, size_t n) {
-    if (n < b->n)
-        memmove(b->p, b->p + n, b->n - n);
-    b->n = n < b->n ? b->n - n : 0;
-}
-
-const char *td_buf_z(struct td_buf *b) {
-    size_t ceiling = b->ceiling;
-    b->ceiling = ceiling + 1; // the NUL is not content
-    enum td_err err = grow(b, 1);
-    b->ceiling = ceiling;
-    if (err != TD_OK)
-        return NULL;
-    b->p[b->n] = 0;
-    return b->p;
 }

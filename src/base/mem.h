@@ -4,7 +4,6 @@
 #ifndef TD_BASE_MEM_H
 #define TD_BASE_MEM_H
 
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -52,11 +51,6 @@ void *td_arena_array(struct td_arena *a, size_t count, size_t n) TD_MUST_USE;
 // Copies `s` and NUL-terminates it; .p is NULL when memory ran out.
 struct td_str td_arena_str(struct td_arena *a, struct td_str s);
 struct td_str td_arena_printf(struct td_arena *a, const char *fmt, ...) TD_PRINTF(2, 3);
-// As vsnprintf, snprintf and strtod, but with a decimal point whatever locale the host program has set: all that is
-// formatted here is JSON, a protocol or a file, and must read the same everywhere.
-int td_vformat(char *out, size_t n, const char *fmt, va_list args) __attribute__((format(printf, 3, 0)));
-int td_format(char *out, size_t n, const char *fmt, ...) TD_PRINTF(3, 4);
-double td_number(const char *z);
 // Calls fn(arg) at td_arena_finish.
 enum td_err td_arena_on_finish(struct td_arena *a, void (*fn)(void *arg), void *arg) TD_MUST_USE;
 

@@ -7,6 +7,7 @@
 #include <sodium.h>
 #include <string.h>
 
+#include "base/format.h"
 #include "base/log.h"
 #include "store/inner.h"
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/format.h"
 #include "base/limits.h"
 
 void td_emit_init(struct td_emit *m, struct td_buf *out) {

@@ -4,6 +4,7 @@
 #include <locale.h>
 #include <stdio.h>
 
+#include "base/format.h"
 #include "base/str.h"
 #include "scratch.h"
 
