@@ -80,6 +80,17 @@ int td_runtime_create(const struct td_options *options, struct td_runtime **out,
 void td_runtime_destroy(struct td_runtime *rt);
 // Ends every running call with an error to its client. Returns at once.
 void td_runtime_end_calls(struct td_runtime *rt);
+// configuration.c: reads what the runtime was opened with, anew (`previous` may be NULL); opens the governor and sets
+// the log's level by rt->config.
+enum td_err td_runtime_read_config(const struct td_runtime *rt, const struct td_config *previous,
+                                   struct td_config **out, struct td_error *e) TD_MUST_USE;
+enum td_err td_runtime_open_govern(struct td_runtime *rt, struct td_error *e) TD_MUST_USE;
+void td_runtime_set_log_level(struct td_runtime *rt);
+// worker.c, in this order: how many, the model manager with the small models loading (before all that takes time: they
+// load meanwhile, on another core), the threads. What was made when one fails is for td_runtime_destroy.
+void td_runtime_count_workers(struct td_runtime *rt, const struct td_options *options);
+enum td_err td_runtime_start_models(struct td_runtime *rt, struct td_error *e) TD_MUST_USE;
+enum td_err td_runtime_make_workers(struct td_runtime *rt, struct td_error *e) TD_MUST_USE;
 // A reference to the configuration in force; `epoch` (may be NULL) its number.
 struct td_config *td_runtime_config(struct td_runtime *rt, uint64_t *epoch);
 // Before something goes out, on the worker's thread: its remote learns which policy is in force, and, where the link
