@@ -110,7 +110,8 @@ struct td_x_input {
     } refused;
     enum td_err abort_code;
     bool durable;
-    // The shared budgets at this moment (10 % of calls may be retries, 2 % hedges). Given with every input.
+    // The shared budgets at this moment (10 % of calls may be retries, 2 % hedges). Given with every input; a hedge's
+    // only where td_exchange_hedge_due, so that its place can be taken before it is asked for.
     bool retry_budget, hedge_budget;
 };
 
@@ -272,6 +273,8 @@ void td_exchange_step(struct td_exchange *x, const struct td_x_input *in, uint64
 // The answer's text (choice 0) as the client has it now; for the outbox and for conversations. Valid until the next
 // step.
 struct td_str td_exchange_text(const struct td_exchange *x);
+// TIMER at this moment may begin a hedge, if `hedge_budget` has room.
+bool td_exchange_hedge_due(const struct td_exchange *x, uint64_t now_ns);
 // The same for what keeps and compares answers: where there is no text, the tool calls of choice 0, appended as
 // {"tool_calls":[{"name":…,"arguments":{…}}]}. TD_ERR_NOMEM, TD_ERR_LIMIT.
 enum td_err td_exchange_answer(const struct td_exchange *x, struct td_buf *out) TD_MUST_USE;

@@ -15,6 +15,10 @@ static void try_hedge(struct td_exchange *x) {
         (void)td_x_ask(x, (uint32_t)step, TD_X_ROLE_HEDGE);
 }
 
+bool td_exchange_hedge_due(const struct td_exchange *x, uint64_t now_ns) {
+    return x->phase == TD_X_TRYING && x->hedge_ns && x->hedge_ns <= now_ns;
+}
+
 static bool due(uint64_t *at_ns, uint64_t now_ns) {
     if (*at_ns == 0 || *at_ns > now_ns)
         return false;

@@ -185,6 +185,8 @@ static enum td_err open_exchange(struct td_call *call) {
         .durable_before_answer = config->durability != TD_DURABILITY_BATCHED,
         .waits_for_outbox = true,
     };
+    if (!call->replay && call->plan->step_count)
+        td_health_call(call->worker->runtime->health);
     call->timer = td_timer_create(call->worker->loop, on_timer, call);
     return call->timer ? td_exchange_open(&xc, &call->x) : TD_ERR_NOMEM;
 }
@@ -518,6 +520,19 @@ static bool carry_out(struct td_call *call, const struct td_x_effect *effect) {
     return false;
 }
 
+// A hedge's place is taken before the exchange is asked whether it wants one: who may not hedge leaves no trace of it.
+static bool take_hedge(struct td_call *call, const struct td_x_input *in, uint64_t now_ns) {
+    return in->type == TD_X_IN_TIMER && td_exchange_hedge_due(call->x, now_ns) &&
+           td_health_hedge(call->worker->runtime->health, call->config->policy.hedge_ppm_max);
+}
+
+static bool starts_hedge(const struct td_x_effects *effects) {
+    for (uint32_t i = 0; i < effects->count; i++)
+        if (effects->list[i].type == TD_X_DO_START && effects->list[i].start.role == TD_X_ROLE_HEDGE)
+            return true;
+    return false;
+}
+
 // Each attempt is refused at most once, and the client has only so much to say.
 #define QUEUE_MAX (2 * TD_ATTEMPTS_MAX + 8)
 
@@ -539,10 +554,11 @@ void td_call_feed(struct td_call *call, const struct td_x_input *in) {
     bool over = false;
     for (unsigned next = 0; !over;) {
         now.retry_budget = true; // taken from the shared budgets when it comes to it (start.c)
-        now.hedge_budget = call->plan->mode == TD_MODE_HEDGE &&
-                           td_health_may_hedge(call->worker->runtime->health, call->config->policy.hedge_ppm_max);
         call->fed_ns = td_now_ns();
+        now.hedge_budget = take_hedge(call, &now, call->fed_ns);
         td_exchange_step(call->x, &now, call->fed_ns, &effects);
+        if (now.hedge_budget && !starts_hedge(&effects))
+            td_health_unhedge(call->worker->runtime->health);
         for (uint32_t i = 0; i < effects.count && !over; i++)
             over = carry_out(call, &effects.list[i]);
         if (next == call->queue_n)

@@ -76,7 +76,7 @@ struct td_call {
     int64_t arrival_wall_ms;
     struct td_identity who;
     struct td_ticket ticket;
-    bool admitted, counted;
+    bool admitted;
     struct td_facts facts;
     char conversation[17];
     struct td_world *world;   // as decided under, in the arena; NULL: refused before

@@ -19,6 +19,8 @@ static void refuse(struct td_call *call, uint32_t attempt, enum td_err code, enu
     in.refused.reason = reason;
     in.refused.message = td_str_of(td_err_text(code));
     in.refused.retry_after_ms = retry_after_ms;
+    if (td_exchange_record(call->x, attempt)->role == TD_X_ROLE_HEDGE) // nothing of it was sent
+        td_health_unhedge(call->worker->runtime->health);
     td_call_feed(call, &in);
 }
 
@@ -169,8 +171,6 @@ static enum td_err admit(struct td_call *call, struct td_slot *slot, const struc
         return TD_ERR_UPSTREAM_SERVER; // retries are made by one Tandem of a chain, the first: else they multiply
     if (slot->start.retry && !td_health_retry(rt->health, target, td_now_ns()))
         return TD_ERR_UPSTREAM_SERVER;
-    if (slot->start.role == TD_X_ROLE_HEDGE && !td_health_hedge(rt->health, call->config->policy.hedge_ppm_max))
-        return TD_ERR_OVERLOAD;
     slot->admission = td_health_admit(rt->health, target, call->facts.batch, last, td_now_ns());
     slot->admitted = slot->admission.admitted;
     if (!slot->admitted && slot->admission.refused == TD_ADMIT_FULL)

@@ -434,8 +434,6 @@ struct td_admission td_health_admit(struct td_health *h, const struct td_target 
             e->retry_tokens = RETRY_TOKENS_MAX;
     }
     pthread_mutex_unlock(&e->lock);
-    if (a.admitted)
-        atomic_fetch_add_explicit(&h->calls, 1, memory_order_relaxed);
     return a;
 }
 
@@ -486,22 +484,21 @@ bool td_health_retry(struct td_health *h, const struct td_target *t, uint64_t no
     return ok;
 }
 
-static bool one_more_hedge(struct td_health *h, uint64_t hedges, uint32_t ppm_max) {
-    return (hedges + 1) * 1000000 <= atomic_load(&h->calls) * ppm_max;
-}
-
-bool td_health_may_hedge(struct td_health *h, uint32_t ppm_max) {
-    return one_more_hedge(h, atomic_load(&h->hedges), ppm_max);
+void td_health_call(struct td_health *h) {
+    atomic_fetch_add_explicit(&h->calls, 1, memory_order_relaxed);
 }
 
 bool td_health_hedge(struct td_health *h, uint32_t ppm_max) {
     uint64_t hedges = atomic_load(&h->hedges);
-    for (;;) { // counted before it is allowed: many at once do not slip under the limit together
-        if (!one_more_hedge(h, hedges, ppm_max))
+    do { // an old number of calls is a smaller one
+        if ((hedges + 1) * 1000000 > atomic_load(&h->calls) * ppm_max)
             return false;
-        if (atomic_compare_exchange_weak(&h->hedges, &hedges, hedges + 1))
-            return true;
-    }
+    } while (!atomic_compare_exchange_weak(&h->hedges, &hedges, hedges + 1));
+    return true;
+}
+
+void td_health_unhedge(struct td_health *h) {
+    atomic_fetch_sub(&h->hedges, 1);
 }
 
 void td_health_set_model(struct td_health *h, const struct td_target *t, bool ready, bool loaded, uint32_t load_ms,

@@ -74,9 +74,12 @@ void td_health_load(struct td_health *health, const struct td_target *target, st
 
 // May a failed attempt be tried again on the same target? Takes one from its retry budget (10 % of calls) if so.
 bool td_health_retry(struct td_health *health, const struct td_target *target, uint64_t now_ns);
-// May this exchange hedge? At most `ppm_max` of all calls. The first only looks, the second takes its place.
-bool td_health_may_hedge(struct td_health *health, uint32_t ppm_max);
+// A caller's request begins: once for each exchange, however many attempts it makes. Any thread.
+void td_health_call(struct td_health *health);
+// Takes a place among the hedges, if they are then at most `ppm_max` of the calls begun so far: at this moment, with
+// all threads together. A place whose hedge came to nothing before it was sent is given back with the second.
 bool td_health_hedge(struct td_health *health, uint32_t ppm_max);
+void td_health_unhedge(struct td_health *health);
 
 // From the model host's client: can it answer, does it need loading first and for how long, how many tokens does it
 // take (0 unknown), what can it not do. What was learned of context and abilities stays when the model is unloaded.

@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "base/hash.h"
@@ -208,18 +209,69 @@ static void retries_are_a_tenth_of_calls(void **state) {
     td_health_destroy(h);
 }
 
+#define SHARE_PPM 20000u
+
 static void hedges_keep_their_share(void **state) {
     (void)state;
     struct td_target t = target("c", false);
     struct td_health *h = health_of(&t, 1);
     unsigned hedges = 0;
-    assert_false(td_health_hedge(h, 20000));
-    for (int i = 0; i < 10000; i++) {
-        attempt(h, &t, TD_OK, t0 + (uint64_t)i * MS, 1);
-        hedges += td_health_hedge(h, 20000);
+    assert_false(td_health_hedge(h, SHARE_PPM));
+    for (unsigned calls = 1; calls <= 10000; calls++) {
+        td_health_call(h);
+        for (int i = 0; i < 3; i++) // a request's attempts, its hedge among them, are no calls
+            attempt(h, &t, TD_OK, t0 + calls * MS, 1);
+        hedges += td_health_hedge(h, SHARE_PPM);
+        assert_false(td_health_hedge(h, SHARE_PPM));
+        assert_int_equal(hedges, calls / 50);
+        if (calls % 1000 == 0)
+            assert_ok(td_health_adopt(h, &t, 1, t0 + calls * MS)); // a reload begins no new count
     }
-    assert_int_equal(hedges, 200);
+    assert_false(td_health_hedge(h, 0));
+    td_health_unhedge(h);
+    assert_true(td_health_hedge(h, SHARE_PPM));
+    assert_false(td_health_hedge(h, SHARE_PPM));
     td_health_destroy(h);
+}
+
+// What every thread may look at: `begun` runs ahead of the calls counted, `open` behind the places taken.
+struct hedgers {
+    struct td_health *h;
+    atomic_uint begun, open, over;
+};
+
+static void *hedge_all(void *arg) {
+    struct hedgers *c = arg;
+    for (unsigned i = 0; i < 20000; i++) {
+        atomic_fetch_add(&c->begun, 1);
+        td_health_call(c->h);
+        if (!td_health_hedge(c->h, SHARE_PPM))
+            continue;
+        unsigned open = atomic_fetch_add(&c->open, 1) + 1;
+        if (open > atomic_load(&c->begun) / 50)
+            atomic_fetch_add(&c->over, 1);
+        if (i % 3 == 0) {
+            atomic_fetch_sub(&c->open, 1);
+            td_health_unhedge(c->h);
+        }
+    }
+    return NULL;
+}
+
+static void many_threads_keep_the_hedges_share(void **state) {
+    (void)state;
+    struct td_target t = target("c", false);
+    struct hedgers c = {.h = health_of(&t, 1)};
+    pthread_t threads[8];
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, hedge_all, &c), 0);
+    for (int i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(c.over, 0);
+    while (td_health_hedge(c.h, SHARE_PPM))
+        c.open++;
+    assert_int_equal(c.open, 8 * 20000 / 50); // and no place was lost
+    td_health_destroy(c.h);
 }
 
 static void a_reload_forgets_nothing(void **state) {
@@ -474,6 +526,7 @@ int main(void) {
         cmocka_unit_test(what_is_missing_here_is_not_the_targets_fault),
         cmocka_unit_test(retries_are_a_tenth_of_calls),
         cmocka_unit_test(hedges_keep_their_share),
+        cmocka_unit_test(many_threads_keep_the_hedges_share),
         cmocka_unit_test(a_reload_forgets_nothing),
         cmocka_unit_test(more_names_than_entries_make_room),
         cmocka_unit_test(the_queue_is_bounded_and_batch_is_shed_first),
