@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -26,6 +27,7 @@ enum { EXIT_SETUP = 70, EXIT_TEMPLATE = 71, EXIT_PROTOCOL = 72 };
 
 #define TEMPLATE_S_MAX 1         // processor time after which a template is taken for an endless loop
 #define SLACK_BYTES (2ull << 30) // address space beyond what the loaded model takes
+#define PROBE_BYTES (16ul << 20) // a thread's stack, or a step's scratch
 #define STARVED_MAX 2            // one may have asked for too much
 #define SMALL_PARAMS 50e6        // below it a second thread costs more than it brings
 #define OUT_BYTES_MAX (2ull * TD_HOST_FRAME_BYTES_MAX)
@@ -54,11 +56,15 @@ static void on_no_memory(void) {
     atomic_store(&short_of_memory, true);
 }
 
-// libllama asserts that it got what it asked for.
-static void on_abort(int sig) {
+// libllama asserts that it got what it asked for, and its C parts may use what they did not get. Not every part says
+// what it was short of (a thread's stack, a table): then it shows in that there is no room for as much now.
+static void on_fatal(int sig) {
     (void)sig;
-    if (atomic_load(&short_of_memory))
+    void *probe = mmap(NULL, PROBE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (atomic_load(&short_of_memory) || probe == MAP_FAILED)
         _exit(TD_PROTO_EXIT_MEMORY);
+    signal(sig, SIG_DFL);
+    raise(sig); // when this returns
 }
 
 // Only the kind of fault: a hostile file's own strings stay inside.
@@ -449,7 +455,8 @@ static void start(struct host_guest *g, unsigned parts) {
     llama_log_set(on_log, NULL);
     host_chat_quiet();
     host_on_no_memory(on_no_memory);
-    signal(SIGABRT, on_abort);
+    signal(SIGABRT, on_fatal);
+    signal(SIGSEGV, on_fatal);
     uint32_t cores = physical_cores();
     FILE *file = fdopen(HOST_FILE_MODEL, "rb");
     if (!file)

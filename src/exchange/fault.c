@@ -120,7 +120,9 @@ static int settle_step(struct td_exchange *x, const struct td_x_attempt *a, enum
         s->tries = 0;
         return -1;
     }
-    bool passing = !refused && (class == TD_X_CLASS_RETRY || class == TD_X_CLASS_LAST);
+    // It fits, as the answer had begun: the host comes back with room.
+    bool again_later = class == TD_X_CLASS_LAST || (code == TD_ERR_HOST_MEMORY && a->rec.events);
+    bool passing = !refused && (class == TD_X_CLASS_RETRY || again_later);
     bool unsaid = code == TD_ERR_UPSTREAM_RATE && !a->rec.retry_after_ms; // how long: the next first, then a moment
     uint32_t wait_ms = unsaid ? TD_RATE_PAUSE_MS : a->rec.retry_after_ms;
     s->state = passing ? TD_X_STEP_PAUSED : TD_X_STEP_OUT;

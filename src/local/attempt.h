@@ -3,8 +3,8 @@
 // (frames.c).
 //
 // Invariants. Everything here belongs to the loop's thread. A link is this worker's connection to one guest; it lives
-// until the guest's end of it closes, or the backend goes. on_event may destroy any attempt, also the one it is called
-// for: after each call `gone` says so, and nothing of the attempt is touched.
+// until the guest's end of it closes and it is known why, or the backend goes. on_event may destroy any attempt, also
+// the one it is called for: after each call `gone` says so, and nothing of the attempt is touched.
 #ifndef TD_LOCAL_ATTEMPT_H
 #define TD_LOCAL_ATTEMPT_H
 

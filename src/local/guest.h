@@ -40,6 +40,10 @@ void td_manager_condemn(struct td_manager *m, struct td_guest *guest);
 // The connection to it is gone. Where it has ended that will be known in a moment; else nobody could reach it ever
 // again from there, and it is replaced.
 void td_manager_lost(struct td_manager *m, struct td_guest *guest);
+// How did the guest end whose connection is gone? False: that is not known yet (a note follows). TD_ERR_HOST_MEMORY:
+// for want of memory, by itself or by the kernel; TD_ERR_HOST_CRASH: in any other way, or nobody has found out for too
+// long.
+bool td_manager_end_of(struct td_manager *m, const struct td_guest *guest, enum td_err *end);
 // The worker's connection to the guest, given away once: -1 afterwards.
 int td_guest_connection(struct td_manager *m, struct td_guest *guest, unsigned worker);
 // Back again, unused; -1 does nothing.

@@ -19,6 +19,7 @@
 
 #include "local/files.h"
 #include "local/guest.h"
+#include "local/starved.h"
 
 #define WORKERS_MAX 64u
 #define MODELS_MAX 256u     // names an operator may have configured over the process's life
@@ -40,7 +41,9 @@ struct td_guest {
     uint64_t cut_ns; // since when a worker has no connection to it any more; 0: all have
     struct td_proto_ready ready;
     bool ours, judged,
-        guilty; // ours: ended for no fault of it; judged: how it ended is known; guilty: by its own fault
+        guilty;               // ours: ended for no fault of it; judged: how it ended is known; guilty: by its own fault
+    enum td_err end;          // once judged: what its attempts are told
+    struct td_starved killed; // when it began
     uint64_t suspects[SUSPECTS_MAX];
     uint32_t suspect_count;
 };

@@ -45,13 +45,27 @@ static void fail_load(struct td_manager *m, struct td_model *model, enum td_err 
     td_manager_note(m);
 }
 
+// SIGKILL that was not ours: did the kernel take the memory back? One kill is one guest's end.
+static bool killed_by_kernel(struct td_manager *m, const struct td_guest *g) {
+    struct td_starved now;
+    td_starved_look(g->pid, &now);
+    if (!td_starved_rose(&g->killed, &now))
+        return false;
+    for (struct td_guest *other = m->guests; other; other = other->next)
+        if (other != g)
+            td_starved_forget(&other->killed, &now);
+    return true;
+}
+
 // The process is gone: how did it end?
 static void judge(struct td_manager *m, struct td_guest *g, const siginfo_t *how, bool known) {
     bool was_loading = g->model->loading == g, alive = g->state != GUEST_DEAD;
     // Killed from outside (an operator, the system short of memory) is nobody's prompt's fault.
     bool outside = known && how->si_code == CLD_KILLED && (how->si_status == SIGKILL || how->si_status == SIGTERM);
-    bool starved = known && how->si_code == CLD_EXITED && how->si_status == TD_PROTO_EXIT_MEMORY;
+    bool starved = known && (how->si_code == CLD_EXITED ? how->si_status == TD_PROTO_EXIT_MEMORY
+                                                        : how->si_status == SIGKILL && alive && killed_by_kernel(m, g));
     g->judged = true;
+    g->end = starved ? TD_ERR_HOST_MEMORY : TD_ERR_HOST_CRASH;
     g->guilty = !g->ours && (!alive || !outside); // dead and not ours: it hung or broke the protocol
     for (uint32_t i = 0; i < g->suspect_count && g->guilty; i++)
         td_manager_strike(m, g->model, g->suspects[i]);
@@ -67,8 +81,7 @@ static void judge(struct td_manager *m, struct td_guest *g, const siginfo_t *how
         return;
     }
     td_log(TD_LOG_ERROR, "local", NULL, "while=serve model=%s err=%s code=%d status=%d", g->model->name,
-           td_err_code(starved ? TD_ERR_HOST_MEMORY : TD_ERR_HOST_CRASH), known ? how->si_code : 0,
-           known ? how->si_status : 0);
+           td_err_code(g->end), known ? how->si_code : 0, known ? how->si_status : 0);
     uint32_t wait = 100u << (g->model->crashes < 5 ? g->model->crashes : 5);
     // The first crash costs no pause: it may be the only one.
     g->model->retry_ns =
@@ -80,12 +93,14 @@ static void reap(struct td_manager *m) {
     for (struct td_guest **at = &m->guests; *at;) {
         struct td_guest *g = *at;
         siginfo_t how = {0};
-        int rc = waitid(P_PID, (id_t)g->pid, &how, WEXITED | WNOHANG);
+        // Judged before it is reaped: then its control group is still known.
+        int rc = waitid(P_PID, (id_t)g->pid, &how, WEXITED | WNOHANG | WNOWAIT);
         if (rc == 0 && how.si_pid == 0) {
             at = &g->next;
             continue;
         }
         judge(m, g, &how, rc == 0);
+        waitid(P_PID, (id_t)g->pid, &(siginfo_t){0}, WEXITED | WNOHANG);
         close(g->pidfd);
         close(g->control);
         *at = g->next;

@@ -11,6 +11,9 @@
 #include "base/time.h"
 #include "local/attempt.h"
 
+#define LOOK_AGAIN_MS 50u // the manager's note may find no memory
+#define MEMORY_TEXT "the model host ran out of memory"
+
 static void leave_waiting(struct td_attempt *a) {
     for (struct td_attempt **at = &a->local->waiting; *at; at = &(*at)->next)
         if (*at == a) {
@@ -72,8 +75,7 @@ static enum td_err send_request(struct td_attempt *a, struct td_guest *guest, st
 }
 
 // Waiting attempts look whether their model is there. Never from inside start.
-static void on_models_changed(void *arg) {
-    struct td_local *local = arg;
+static void look_for_guests(struct td_local *local) {
     bool again = true;
     while (again) { // a callback may change the list: start over after each
         again = false;
@@ -99,27 +101,37 @@ static void on_models_changed(void *arg) {
     }
 }
 
-// Ends the attempts of links whose guest has gone, then the links.
+// Ends the attempts of links whose guest has gone, then the links: as soon as it is known how it ended, which the
+// manager finds out at the same time.
 static void on_sweep(void *arg) {
     struct td_local *local = arg;
+    bool unknown = false;
+    enum td_err code;
     for (struct td_link **at = &local->links; *at;) {
         struct td_link *link = *at;
         if (!link->broken) {
             at = &link->next;
             continue;
         }
+        td_manager_lost(local->manager, link->guest);
+        if (link->attempts && !td_manager_end_of(local->manager, link->guest, &code)) {
+            unknown = true;
+            at = &link->next;
+            continue;
+        }
         if (link->attempts) {
             struct td_attempt *a = link->attempts;
             td_manager_suspect(local->manager, link->guest, a->prompt);
-            td_local_fail(a, TD_ERR_HOST_CRASH, td_str_of(td_err_text(TD_ERR_HOST_CRASH)), false);
+            td_local_fail(a, code, td_str_of(code == TD_ERR_HOST_MEMORY ? MEMORY_TEXT : td_err_text(code)), false);
             at = &local->links; // anything may have changed
             continue;
         }
         *at = link->next;
-        td_manager_lost(local->manager, link->guest);
         td_link_destroy(link);
     }
-    on_models_changed(local);
+    if (unknown)
+        td_timer_arm(local->sweeper, LOOK_AGAIN_MS);
+    look_for_guests(local);
 }
 
 // ---- the backend's operations
@@ -254,8 +266,7 @@ enum td_err td_local_create(struct td_manager *manager, unsigned worker, struct 
     local->made = td_counter_get("tandem_local_chats_unprepared_total",
                                  "Local chats for which a parser and a grammar had to be made.");
     local->sweeper = td_timer_create(loop, on_sweep, local);
-    enum td_err err =
-        local->sweeper ? td_manager_attach(manager, worker, loop, on_models_changed, local) : TD_ERR_NOMEM;
+    enum td_err err = local->sweeper ? td_manager_attach(manager, worker, loop, on_sweep, local) : TD_ERR_NOMEM;
     if (err) {
         td_timer_destroy(local->sweeper);
         td_free(local);

@@ -13,6 +13,7 @@
 #include "base/time.h"
 
 #define STRIKES_MAX 2u        // CONTRACT: a prompt that ended its guest twice is not tried again
+#define END_WAIT_MS_MAX 250u  // how a guest ended is known in a few; nobody who could ask elsewhere waits longer
 #define CONTEXT_DEFAULT 8192u // where the target states none and the model was trained for more
 
 // ---- prompts that end guests
@@ -218,6 +219,14 @@ void td_manager_lost(struct td_manager *m, struct td_guest *guest) {
         guest->cut_ns = td_now_ns();
     td_manager_wake(m);
     pthread_mutex_unlock(&m->lock);
+}
+
+bool td_manager_end_of(struct td_manager *m, const struct td_guest *guest, enum td_err *end) {
+    pthread_mutex_lock(&m->lock);
+    bool known = guest->judged || (guest->cut_ns && td_now_ns() - guest->cut_ns > END_WAIT_MS_MAX * TD_MS_NS);
+    *end = guest->judged ? guest->end : TD_ERR_HOST_CRASH;
+    pthread_mutex_unlock(&m->lock);
+    return known;
 }
 
 int td_guest_connection(struct td_manager *m, struct td_guest *guest, unsigned worker) {

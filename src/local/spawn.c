@@ -173,6 +173,7 @@ enum td_err td_guest_start(struct td_manager *m, struct td_model *model, const c
         td_guest_release(g);
         return err;
     }
+    td_starved_look(g->pid, &g->killed);
     g->started_ns = g->heard_ns = td_now_ns();
     *out = g;
     return TD_OK;

@@ -3,6 +3,7 @@
 #include "unit.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -91,6 +92,57 @@ static void a_prompt_that_ended_its_guest_twice_is_quarantined(void **state) {
     assert_int_equal(ask_start(&a), TD_ERR_HOST_CRASH);
     ask_close(&a);
     house_close(&h);
+}
+
+// Of a running guest: from now on it gets nothing more.
+static void take_its_memory(int pid) {
+    struct rlimit none = {1 << 20, 1 << 20};
+    assert_int_equal(prlimit(pid, RLIMIT_AS, &none, NULL), 0);
+}
+
+static void want_of_memory_is_told_from_a_crash(void **state) {
+    (void)state;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    skip(); // the sanitizer ends a program that has no memory in its own way
+#endif
+    static const struct {
+        int sig; // as libllama's assertion, or the use of what it did not get; 0: a request that cannot be read
+        bool short_of_it;
+        enum td_err told;
+    } rows[] = {
+        {0, true, TD_ERR_HOST_MEMORY},       {SIGABRT, true, TD_ERR_HOST_MEMORY}, {SIGSEGV, true, TD_ERR_HOST_MEMORY},
+        {SIGABRT, false, TD_ERR_HOST_CRASH}, {SIGKILL, true, TD_ERR_HOST_CRASH}, // by somebody, not by the kernel
+    };
+    struct td_buf large;
+    td_buf_init(&large, 8 << 20);
+    assert_ok(td_buf_printf(&large, "{\"prompt\":\"%0*d\"}", 4 << 20, 0));
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct ask a, b;
+        open_house((struct td_manager_options){0});
+        ask_slow(&a, "{\"prompt\":\"x\"," ENDLESS "}");
+        assert_ok(ask_start(&a));
+        assert_true(house_until(&h, a.deltas, WAIT_MS));
+        int pid = house_status(&h, &a.target).pid;
+        if (rows[i].short_of_it)
+            take_its_memory(pid);
+        ask_slow(&b, large.p);
+        if (rows[i].sig)
+            assert_int_equal(kill(pid, rows[i].sig), 0);
+        else
+            assert_ok(ask_start(&b));
+        assert_true(ask_wait(&a, WAIT_MS));
+        assert_int_equal(a.error, rows[i].told);
+        assert_int_equal(a.ends, 1);
+        assert_true(rows[i].sig || (ask_wait(&b, WAIT_MS) && b.error == rows[i].told));
+        ask_close(&b);
+        ask_close(&a);
+        ask_slow(&a, "{\"prompt\":\"y\",\"max_tokens\":1}");
+        assert_true(ask_all(&a, WAIT_MS));
+        assert_int_equal(a.error, TD_OK);
+        ask_close(&a);
+        house_close(&h);
+    }
+    td_buf_finish(&large);
 }
 
 static void a_guest_that_hangs_is_killed(void **state) {
@@ -502,6 +554,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_killed_guest_costs_each_attempt_one_event_and_comes_back),
         cmocka_unit_test(a_prompt_that_ended_its_guest_twice_is_quarantined),
+        cmocka_unit_test(want_of_memory_is_told_from_a_crash),
         cmocka_unit_test(a_guest_that_hangs_is_killed),
         cmocka_unit_test(an_attempt_paused_for_long_does_not_count_as_hanging),
         cmocka_unit_test(what_can_never_fit_is_refused),
