@@ -44,7 +44,7 @@ static bool continuable(const struct td_exchange *x) {
            !x->refusal_shown && !x->text_lost && x->request->kind != TD_KIND_EMBEDDING;
 }
 
-// ------------------------------------------------------------------------------------------------------- candidates --
+// ---- candidates
 
 static bool fits_context(const struct td_exchange *x, const struct td_target *t) {
     if (x->context_hit && t->context && t->context <= x->context_over)
@@ -151,7 +151,7 @@ bool td_x_ask(struct td_exchange *x, uint32_t step, enum td_x_role role) {
     return true;
 }
 
-// ------------------------------------------------------------------------------------------------ waiting, retrying --
+// ---- waiting, retrying
 
 static uint32_t backoff_ms(struct td_exchange *x, uint32_t tries) {
     uint32_t most = x->c.retry_base_ms;
@@ -197,7 +197,7 @@ static bool wait_for_any(struct td_exchange *x) {
     }
 }
 
-// --------------------------------------------------------------------------------------------------- how it goes on --
+// ---- how it goes on
 
 static void mark_degraded(struct td_exchange *x) {
     x->degraded = true;

@@ -14,7 +14,7 @@
 #include "base/time.h"
 #include "exchange/exchange.h"
 
-// ------------------------------------------------------------------------------------------------------------ store --
+// ---- store
 
 // Events kept for later: what is held back, and whole answers for clients that do not stream. Pieces of the same text
 // are joined. Offsets, not pointers, because the buffers move when they grow.
@@ -49,7 +49,7 @@ enum td_err td_x_store_calls(const struct td_x_store *s, struct td_arena *arena,
 // The same answer: text, refusals and tool calls (ids apart, which providers make up), reasoning left aside.
 bool td_x_store_same(const struct td_x_store *a, const struct td_x_store *b);
 
-// ------------------------------------------------------------------------------------------------------------ fault --
+// ---- fault
 
 enum td_x_class {
     TD_X_CLASS_RETRY,    // the same target again after a pause, then the next
@@ -62,7 +62,7 @@ enum td_x_class {
 };
 enum td_x_class td_x_fault_class(enum td_err code);
 
-// ---------------------------------------------------------------------------------------------------------- attempt --
+// ---- attempt
 
 struct td_x_attempt {
     struct td_x_record rec;

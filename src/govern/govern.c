@@ -5,7 +5,7 @@
 
 #include "govern/inner.h"
 
-// ---- limits ----
+// ---- limits
 
 static enum td_err copy_limits(struct td_arena *arena, const struct td_govern_limit *from, uint32_t count,
                                struct td_govern_limit **out) {
@@ -61,7 +61,7 @@ static void set_rate(struct td_rate *rate, const struct td_govern_limit *limit) 
     rate->tokens.per_min = limit->tokens_per_min;
 }
 
-// ---- tenants and targets ----
+// ---- tenants and targets
 
 // Gives a subject the budgets it needs and sets their limits. Waits for the disk; `admin` held. Slots in *subject
 // change under `lock` only.
@@ -179,7 +179,7 @@ enum td_err td_govern_configure(struct td_govern *g, const struct td_govern_conf
     return err;
 }
 
-// ---- open and close ----
+// ---- open and close
 
 enum td_err td_govern_open(struct td_store *store, const struct td_govern_config *config, struct td_govern **out,
                            struct td_error *e) {
@@ -236,7 +236,7 @@ void td_govern_close(struct td_govern *g) {
     td_free(g);
 }
 
-// ---- admission ----
+// ---- admission
 
 static uint32_t to_ms(uint64_t ns) {
     uint64_t ms = (ns + 999999) / 1000000;

@@ -59,7 +59,7 @@ struct td_local {
     struct td_counter *known, *made;
 };
 
-// --- link.c ---
+// ---- link.c
 
 // The link to `guest`, made where there is none. NULL: the guest has just ended (the manager will hear of it and tell),
 // or there is no memory.
@@ -74,14 +74,14 @@ void td_link_send(struct td_link *link, enum td_frame_type type, uint32_t id, co
 // Hands out the frames that a pause held back, in order, until one pauses again.
 void td_local_replay(struct td_attempt *a);
 
-// --- frames.c ---
+// ---- frames.c
 
 // Hands an event up. False: the attempt has gone.
 bool td_local_emit(struct td_attempt *a, const struct td_event *event);
 // Makes an event of a frame and hands it up. False: the frame makes no sense. *alive false: the attempt has gone.
 bool td_local_take(struct td_attempt *a, const struct td_frame *f, bool *alive);
 
-// --- local.c ---
+// ---- local.c
 
 // The attempt is over; `served`: by its guest, which is none the worse for it. Then, for fail, the ERROR; false: the
 // attempt has gone.

@@ -25,7 +25,7 @@ static inline bool td_regex_is_word(unsigned c) {
     return c >= 0x80 || c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-// --- the tree ---
+// ---- the tree
 
 enum td_regex_type { TD_REGEX_EMPTY, TD_REGEX_SET, TD_REGEX_CAT, TD_REGEX_ALT, TD_REGEX_REPEAT, TD_REGEX_ASSERT };
 enum td_regex_assertion { TD_REGEX_AT_START, TD_REGEX_AT_END, TD_REGEX_AT_WORD, TD_REGEX_AT_NOT_WORD };
@@ -43,7 +43,7 @@ enum td_err td_regex_parse(struct td_arena *arena, struct td_str text, struct td
                            struct td_error *e) TD_MUST_USE;
 bool td_regex_matches_empty(const struct td_regex_node *n);
 
-// --- the program ---
+// ---- the program
 
 enum td_regex_op { TD_REGEX_OP_SET, TD_REGEX_OP_SPLIT, TD_REGEX_OP_ASSERT, TD_REGEX_OP_MATCH };
 
@@ -89,7 +89,7 @@ void td_regex_step(const struct td_regex_group *g, const uint64_t *closed, unsig
 void td_regex_find_stays(struct td_regex_group *g);
 uint32_t td_regex_run_program(const struct td_regex_group *g, struct td_str text);
 
-// --- the table ---
+// ---- the table
 
 // Fills g->table, or leaves it NULL where it would have over TD_REGEX_TABLE_STATES_MAX states. TD_ERR_NOMEM.
 enum td_err td_regex_build_table(struct td_arena *arena, struct td_regex_group *g) TD_MUST_USE;

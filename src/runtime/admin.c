@@ -38,8 +38,7 @@ static enum td_err separator(struct admin *a) {
     return first ? TD_OK : td_buf_addc(&a->out, ',');
 }
 
-// ------------------------------------------------------------------------------------------------------------- explain
-// --
+// ---- explain
 
 static enum td_err explain_plan(struct admin *a, const struct td_config *config, const struct td_request *request,
                                 struct td_error *e) {
@@ -92,8 +91,7 @@ static enum td_err explain(struct admin *a, struct td_error *e) {
     return err;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- keys
-// --
+// ---- keys
 
 static enum td_err keys_create(struct admin *a, struct td_error *e) {
     char id[TD_KEY_ID_BYTES], key[TD_KEY_TEXT_BYTES];
@@ -142,8 +140,7 @@ static enum td_err keys_revoke(struct admin *a, struct td_error *e) {
     return td_buf_addz(&a->out, "{\"revoked\":true}");
 }
 
-// -------------------------------------------------------------------------------------------------------------- ledger
-// --
+// ---- ledger
 
 static bool on_row(void *user, const struct td_ledger_row *row) {
     struct admin *a = user;
@@ -246,8 +243,7 @@ static enum td_err ledger_verify(struct admin *a, struct td_error *e) {
                          p.bad ? "false" : "true", p.rows, p.receipts, p.bad, p.pruned);
 }
 
-// -------------------------------------------------------------------------------------------------------------- models
-// --
+// ---- models
 
 static enum td_err write_target(struct admin *a, const struct td_target *t) {
     struct td_manager_status s = {0};
@@ -321,8 +317,7 @@ static enum td_err models_rm(struct admin *a, struct td_error *e) {
     return td_buf_addz(&a->out, "{\"removed\":true}");
 }
 
-// -------------------------------------------------------------------------------------------------------------- outbox
-// --
+// ---- outbox
 
 static enum td_err write_entry(struct admin *a, const struct td_outbox_entry *entry) {
     static const char *const accepted[] = {"none", "local", "cloud"};
@@ -442,8 +437,7 @@ static enum td_err outbox_retry(struct admin *a, struct td_error *e) {
     return td_buf_addz(&a->out, "{\"state\":\"waiting\"}");
 }
 
-// --------------------------------------------------------------------------------------------------------------- table
-// --
+// ---- table
 
 static const struct {
     const char *name;

@@ -397,8 +397,7 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
     refuse(call, TD_ERR_MODEL_NOT_FOUND, &e, 0);
 }
 
-// ------------------------------------------------------------------------------------------------------ admin, events
-// --
+// ---- admin, events
 
 // An operator's method, over the Unix socket of the data directory: it may wait for the disk, so it runs on a thread of
 // its own and comes back to the worker with its answer.

@@ -226,8 +226,7 @@ void td_call_keep_answer(struct td_call *call) {
     td_buf_finish(&text);
 }
 
-// ------------------------------------------------------------------------------------------------------------- replay
-// --
+// ---- replay
 
 static double estimate_of(const struct td_call *call, struct td_str name) {
     const struct td_target *t = td_policy_target(&call->config->policy, name);

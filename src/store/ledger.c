@@ -4,7 +4,7 @@
 #include "base/time.h"
 #include "store/inner.h"
 
-// ---- hand-over, on the workers ----
+// ---- hand-over, on the workers
 
 static enum td_err hand_over(struct td_store *store, uint32_t kind, const struct td_shape *shape, const void *record,
                              const struct td_ack *ack, uint64_t *number) {
@@ -52,7 +52,7 @@ enum td_err td_receipt_append(struct td_store *store, const struct td_receipt *r
     return hand_over(store, TD_RECORD_RECEIPT, &td_shape_receipt, receipt, ack, number);
 }
 
-// ---- the table, on the writer ----
+// ---- the table, on the writer
 
 enum td_err td_ledger_load(struct td_store *store, struct td_error *e) {
     struct td_chain_cut cut;

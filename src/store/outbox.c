@@ -42,7 +42,7 @@ static enum td_err no_memory(struct td_op *op, struct td_error *e) {
     return td_error_set(e, TD_ERR_NOMEM, "while writing to the outbox");
 }
 
-// ---- adding ----
+// ---- adding
 
 struct room {
     uint64_t entries, bytes;
@@ -166,7 +166,7 @@ enum td_err td_outbox_add(struct td_store *store, const struct td_outbox_entry *
     return td_op_submit(store, op, ack, e);
 }
 
-// ---- moving ----
+// ---- moving
 
 struct move {
     struct td_str id;
@@ -372,7 +372,7 @@ enum td_err td_outbox_retry(struct td_store *store, struct td_str id, int64_t no
     return td_store_do(store, run_retry, &(struct retry){id, now_ms, expires_ms}, e);
 }
 
-// ---- labels ----
+// ---- labels
 
 struct naming {
     enum td_err (*name)(void *user, uint32_t bits, struct td_buf *out);
@@ -419,7 +419,7 @@ enum td_err td_outbox_name_labels(struct td_store *store,
     return td_store_do(store, run_name, &(struct naming){name, user}, e);
 }
 
-// ---- sweeping ----
+// ---- sweeping
 
 struct sweep {
     int64_t now_ms, keep_ms;

@@ -227,8 +227,7 @@ enum td_err td_transfer_listing(struct td_transfer *p, struct td_error *e) {
     return err;
 }
 
-// ---------------------------------------------------------------------------------------------------------------- file
-// --
+// ---- file
 
 static enum td_err hash_part(struct td_transfer *p, struct td_error *e) {
     unsigned char buf[65536];

@@ -11,7 +11,7 @@
 #include "wire/openai_keys.h"
 #include "wire/openai_reader.h"
 
-// --- handing up ---
+// ---- handing up
 
 void td_or_hand_up(struct td_reader *r, struct td_event *ev) {
     if (r->ended)
@@ -68,7 +68,7 @@ void td_or_start(struct td_reader *r, td_json *root) {
                                                   .provider_id = td_json_get_str(root, "id")}});
 }
 
-// --- choices ---
+// ---- choices
 
 static void take_content(struct td_reader *r, uint32_t choice, td_json *content, td_json *obj) {
     struct td_or_tokens t = {0};
@@ -222,7 +222,7 @@ static void take_choice(struct td_reader *r, td_json *obj, uint32_t position, bo
         take_finish(r, choice, TD_STR("stop"));
 }
 
-// --- usage ---
+// ---- usage
 
 static uint32_t get_count(td_json *obj, const char *key) {
     int64_t v = td_json_get_int(obj, key, 0);
@@ -251,7 +251,7 @@ void td_or_take_usage(struct td_reader *r, td_json *v) {
     td_or_hand_up(r, &(struct td_event){.type = TD_EV_USAGE, .usage = u});
 }
 
-// --- chunks and bodies ---
+// ---- chunks and bodies
 
 static bool is_error(td_json *root, struct td_str event_name) {
     struct td_str object = td_json_get_str(root, "object"), type = td_json_get_str(root, "type");
@@ -380,7 +380,7 @@ static void take_whole(struct td_reader *r, bool clean) {
     td_arena_finish(&arena);
 }
 
-// --- the object ---
+// ---- the object
 
 enum td_err td_openai_reader_create(const struct td_reader_spec *spec, struct td_reader **out) {
     struct td_reader *r = td_calloc(1, sizeof *r);

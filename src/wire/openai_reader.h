@@ -41,7 +41,7 @@ struct td_reader {
     struct td_usage usage;
 };
 
-// --- openai_reader.c ---
+// ---- openai_reader.c
 
 // Nothing is handed up any more once the reader ended.
 void td_or_hand_up(struct td_reader *r, struct td_event *ev);
@@ -52,7 +52,7 @@ void td_or_no_memory(struct td_reader *r);
 void td_or_start(struct td_reader *r, td_json *root);
 void td_or_take_usage(struct td_reader *r, td_json *usage);
 
-// --- openai_tokens.c ---
+// ---- openai_tokens.c
 
 struct td_or_tokens {
     struct td_arena arena;
@@ -62,7 +62,7 @@ struct td_or_tokens {
 // Of `choice`, the tokens under `list` ("content", "refusal"); none where there are none. The caller finishes t->arena.
 void td_or_read_tokens(struct td_or_tokens *t, td_json *choice, const char *list);
 
-// --- openai_calls.c ---
+// ---- openai_calls.c
 
 // One entry of `tool_calls`: a piece of a call in a stream, all of it where the reply is `whole`.
 void td_or_take_call(struct td_reader *r, uint32_t choice, td_json *entry, bool whole);
@@ -70,7 +70,7 @@ void td_or_take_call(struct td_reader *r, uint32_t choice, td_json *entry, bool 
 void td_or_take_function_call(struct td_reader *r, uint32_t choice, td_json *function);
 void td_or_free_calls(struct td_or_choice *c);
 
-// --- openai_vectors.c ---
+// ---- openai_vectors.c
 
 // A whole reply with embeddings, up to its END or ERROR.
 void td_or_take_vectors(struct td_reader *r, td_json *root);

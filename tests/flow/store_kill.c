@@ -72,7 +72,7 @@ static void nap(uint64_t us) {
     nanosleep(&(struct timespec){(time_t)(us / 1000000), (long)(us % 1000000) * 1000}, NULL);
 }
 
-// ---- the child ----
+// ---- the child
 
 struct worker {
     struct td_store *store;
@@ -211,7 +211,7 @@ static void child(uint64_t seed) {
     }
 }
 
-// ---- the parent ----
+// ---- the parent
 
 struct row_check {
     uint64_t next[WRITERS], last_number;

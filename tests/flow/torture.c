@@ -6,7 +6,6 @@
 // after it is answered, and at the end no descriptor is left open. Leaks and wild reads are the sanitizers' business.
 //   torture [--every N] [--first N] [--last N]    every Nth allocation, of those in the range
 #include <dirent.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,21 +16,18 @@
 #include "base/mem.h"
 #include "child.h"
 #include "runtime/runtime.h"
+#include "torture_each.h"
 
 #define DEVICE_ANSWER "the device answers this in a few words"
 
 static struct upstream upstream;
-#define NONE UINT64_MAX      // counts, fails none
-static uint64_t failing;     // the allocation that fails in this run; 0 none
-static uint64_t allocations; // of the last run, open to close
 
 static void complain(const char *what, const char *more) {
-    fprintf(stderr, "allocation %llu: %s%s%s\n", (unsigned long long)failing, what, *more ? ": " : "", more);
+    fprintf(stderr, "allocation %llu: %s%s%s\n", (unsigned long long)torture_failing, what, *more ? ": " : "", more);
     abort();
 }
 
-// ---------------------------------------------------------------------------------------------------------- requests
-// --
+// ---- requests
 
 struct ask {
     const char *body;
@@ -127,7 +123,7 @@ static bool put(struct td_runtime *rt, const struct ask *ask) {
     }
     if (a.code[0] && strncmp(a.code, "tandem.", 7) != 0)
         complain("an error without a code of ours", a.code);
-    if (failing == 0 && a.code[0] && !ask->error)
+    if (torture_failing == 0 && a.code[0] && !ask->error)
         fprintf(stderr, "%s\n", a.code);
     if (!a.code[0] && ask->error)
         complain("an answer where an error is due", ask->body);
@@ -136,8 +132,7 @@ static bool put(struct td_runtime *rt, const struct ask *ask) {
     return ask->error ? strcmp(a.code, ask->error) == 0 : a.code[0] == 0;
 }
 
-// --------------------------------------------------------------------------------------------------------- one round
-// --
+// ---- one round
 
 static void device_script(void *user, const struct td_attempt_spec *spec, struct td_fake_script *out) {
     (void)user;
@@ -155,16 +150,6 @@ static void remove_folder(const char *path) {
     if (d)
         closedir(d);
     rmdir(path);
-}
-
-static unsigned descriptors(void) {
-    unsigned n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    while (d && readdir(d))
-        n++;
-    if (d)
-        closedir(d);
-    return n;
 }
 
 // The device's guest is replaced by the fake: what is tortured is the house, and a guest takes long to start.
@@ -195,7 +180,7 @@ static bool run(const char *model, uint64_t fail_at) {
     if (fake)
         real = replace_device(&rt->workers[0], fake);
     for (size_t i = 0; i < sizeof asks / sizeof *asks; i++)
-        if ((fake || !asks[i].device) && !put(rt, &asks[i]) && fail_at == NONE)
+        if ((fake || !asks[i].device) && !put(rt, &asks[i]) && fail_at == TORTURE_NONE)
             complain("not answered as it should be", asks[i].body);
     // Whatever it was, it is over: the next request is answered.
     bool well = false;
@@ -209,7 +194,7 @@ static bool run(const char *model, uint64_t fail_at) {
     if (real)
         replace_device(&rt->workers[0], real);
     td_runtime_close(rt);
-    allocations = td_alloc_count();
+    torture_allocations = td_alloc_count();
     td_alloc_fail_at(0);
     td_fake_destroy(fake);
     remove_folder(dir);
@@ -217,34 +202,16 @@ static bool run(const char *model, uint64_t fail_at) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {
-        {"every", 1, NULL, 'e'}, {"first", 1, NULL, 'f'}, {"last", 1, NULL, 'l'}, {NULL, 0, NULL, 0}};
     static const char script[] =
         "{\"queue\":[{\"match\":\"FAILME\",\"path\":\"/bad/v1/chat/completions\",\"status\":401,"
         "\"times\":1000000000},{\"match\":\"CUTME\",\"path\":\"/bad/v1/chat/completions\","
         "\"cut_after_tokens\":5,\"times\":1000000000}]}";
-    uint64_t every = 1, first = 1, last = UINT64_MAX, refused = 0, rounds = 0;
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;)
-        *(c == 'e' ? &every : c == 'f' ? &first : &last) = strtoull(optarg, NULL, 10);
     const char *model = getenv("TORTURE_MODEL");
-    if (!model || every == 0)
+    if (!torture_options(argc, argv) || !model)
         return 2;
     const char *const args[] = {"--tokens", "12", "--script", script, NULL};
     upstream_start(&upstream, args);
-    run(model, NONE); // libraries take memory for good at their first use
-    unsigned before = descriptors();
-    run(model, NONE);
-    uint64_t count = allocations;
-    if (last > count)
-        last = count;
-    for (uint64_t n = first; n <= last; n += every, rounds++) {
-        failing = n;
-        refused += !run(model, n);
-        if (descriptors() > before)
-            complain("a descriptor is left open", "");
-    }
-    printf("%llu allocations, %llu failed one by one (%llu while opening); no crash, no lie, nothing left open\n",
-           (unsigned long long)count, (unsigned long long)rounds, (unsigned long long)refused);
+    torture_each(run, model, complain, "opening");
     upstream_stop(&upstream);
     return 0;
 }

@@ -7,9 +7,7 @@
 // requests do behind the listener is torture.c's business.
 //   torture_http [--every N] [--first N] [--last N]    every Nth allocation, of those in the range
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <event2/event.h>
-#include <getopt.h>
 #include <netinet/in.h>
 #include <openssl/crypto.h>
 #include <openssl/ssl.h>
@@ -23,24 +21,21 @@
 #include "base/mem.h"
 #include "child.h"
 #include "server/server.h"
+#include "torture_each.h"
 
-#define NONE UINT64_MAX // counts, fails none
-#define WAIT_S 60       // for one answer; only a hang takes so long
+#define WAIT_S 60 // for one answer; only a hang takes so long
 
 static struct upstream upstream;
 static SSL_CTX *client_tls;
-static uint64_t failing;     // the allocation that fails in this round; 0 none
-static uint64_t allocations; // of the last round, start to stop
 static const char *asking = "";
 
 static void complain(const char *what, const char *more) {
-    fprintf(stderr, "allocation %llu, %s: %s%s%s\n", (unsigned long long)failing, asking, what, *more ? ": " : "",
-            more);
+    fprintf(stderr, "allocation %llu, %s: %s%s%s\n", (unsigned long long)torture_failing, asking, what,
+            *more ? ": " : "", more);
     abort();
 }
 
-// ---------------------------------------------------------------------------------------------- whose memory is short
-// --
+// ---- whose memory is short
 
 // The client's own allocations, in this same process, do not count.
 static _Thread_local bool is_client;
@@ -64,8 +59,7 @@ static void tls_free(void *p, const char *file, int line) {
     td_free(p);
 }
 
-// ------------------------------------------------------------------------------------------------------------ requests
-// --
+// ---- requests
 
 enum where { PLAIN, SECURE, WHERE_COUNT };
 
@@ -275,18 +269,7 @@ static bool put(const struct ask *ask) {
     return right;
 }
 
-// ----------------------------------------------------------------------------------------------------------- one round
-// --
-
-static unsigned descriptors(void) {
-    unsigned n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    while (d && readdir(d))
-        n++;
-    if (d)
-        closedir(d);
-    return n;
-}
+// ---- one round
 
 static struct td_server *start(struct td_runtime *rt, enum where where) {
     char cert[128], key[128], ca[128];
@@ -306,7 +289,7 @@ static struct td_server *start(struct td_runtime *rt, enum where where) {
     }
     asking = where == SECURE ? "start with TLS" : "start";
     if (td_server_start(rt, &settings, &server, &failure) != 0) {
-        if (failing == 0 || strncmp(failure.code, "tandem.", 7) != 0 || !failure.message[0])
+        if (torture_failing == 0 || strncmp(failure.code, "tandem.", 7) != 0 || !failure.message[0])
             complain("the start failed without saying why", failure.code);
         return NULL;
     }
@@ -334,13 +317,13 @@ static bool run(const char *dir, uint64_t fail_at) {
         if (!put(&asks[i])) {
             snprintf(names + strlen(names), sizeof names - strlen(names), "%s; ", asks[i].name);
             disturbed++;
-            if (failing == 0)
+            if (torture_failing == 0)
                 complain("not answered as it should be", "");
         }
     if (disturbed > 1)
         complain("one allocation disturbed several requests", names);
     // Whatever it was, it is over.
-    for (size_t i = 0; i < sizeof asks / sizeof *asks && servers[SECURE] && failing; i++)
+    for (size_t i = 0; i < sizeof asks / sizeof *asks && servers[SECURE] && torture_failing; i++)
         if (!asks[i].leaves && !put(&asks[i]) && td_alloc_count() < fail_at)
             complain("not well afterwards", "");
     for (int i = 0; i < WHERE_COUNT; i++)
@@ -348,7 +331,7 @@ static bool run(const char *dir, uint64_t fail_at) {
     is_client = false;
     td_server_stop(servers[SECURE]);
     td_server_stop(servers[PLAIN]);
-    allocations = td_alloc_count();
+    torture_allocations = td_alloc_count();
     td_alloc_fail_at(0);
     td_runtime_close(rt);
     return servers[SECURE] != NULL;
@@ -366,14 +349,9 @@ static SSL_CTX *make_client(void) {
 }
 
 int main(int argc, char **argv) {
-    static const struct option options[] = {
-        {"every", 1, NULL, 'e'}, {"first", 1, NULL, 'f'}, {"last", 1, NULL, 'l'}, {NULL, 0, NULL, 0}};
     static const char script[] = "{\"queue\":[{\"match\":\"SLOW\",\"token_ms\":5,\"times\":1000000000}]}";
-    uint64_t every = 1, first = 1, last = UINT64_MAX, refused = 0, rounds = 0;
     char dir[] = "/tmp/tandem-torture-XXXXXX", command[64];
-    for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;)
-        *(c == 'e' ? &every : c == 'f' ? &first : &last) = strtoull(optarg, NULL, 10);
-    if (every == 0 || !mkdtemp(dir))
+    if (!torture_options(argc, argv) || !mkdtemp(dir))
         return 2;
     // Refused where a library has used OpenSSL before main: its own allocations are left out then.
     if (CRYPTO_set_mem_functions(tls_malloc, tls_realloc, tls_free) != 1)
@@ -384,24 +362,11 @@ int main(int argc, char **argv) {
     upstream_start(&upstream, args);
     is_client = true;
     client_tls = make_client();
-    run(dir, NONE); // libraries take memory for good at their first use
-    unsigned before = descriptors();
-    run(dir, NONE);
-    uint64_t count = allocations;
-    if (last > count)
-        last = count;
-    for (uint64_t n = first; n <= last; n += every, rounds++) {
-        failing = n;
-        refused += !run(dir, n);
-        if (descriptors() > before)
-            complain("a descriptor is left open", "");
-    }
+    torture_each(run, dir, complain, "starting");
     SSL_CTX_free(client_tls);
     snprintf(command, sizeof command, "rm -rf %s", dir);
     if (system(command) != 0)
         complain("the scratch folder stays", dir);
-    printf("%llu allocations, %llu failed one by one (%llu while starting); no crash, no lie, nothing left open\n",
-           (unsigned long long)count, (unsigned long long)rounds, (unsigned long long)refused);
     upstream_stop(&upstream);
     return 0;
 }

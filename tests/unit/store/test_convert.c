@@ -298,7 +298,7 @@ static void every_allocation_may_fail(void **state) {
     }
 }
 
-// ---- a larger one, made here ----
+// ---- a larger one, made here
 
 #define MANY 30000
 
