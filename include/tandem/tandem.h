@@ -45,7 +45,10 @@ struct td_options {
     bool operator_only; // no workers and no models: for td_admin_call alone
 };
 
-// Opens a runtime and starts its workers. Local models load on first use. Free with td_runtime_close.
+// Opens a runtime and starts its workers. Small local models load at once, others on first use. `options` may be NULL
+// and need not outlive the call. Close with td_runtime_close. "tandem.config.invalid": the message holds file, line and
+// column; "tandem.store.locked": another process holds the data directory; "tandem.internal.io",
+// "tandem.internal.memory".
 TD_API int td_runtime_open(const struct td_options *options, struct td_runtime **out, struct td_failure *failure);
 // Cancels what still runs, writes out the ledger, frees everything. Takes NULL. Not from a callback.
 TD_API void td_runtime_close(struct td_runtime *runtime);
@@ -65,7 +68,8 @@ struct td_answer {
     const char *text;
     size_t text_length; // bytes
     const char *call_id, *name, *arguments;
-    unsigned choice, revision;
+    unsigned choice;   // 0 to n - 1 of the request
+    unsigned revision; // the text belongs to: 0 the first, then rising by one
     const char *finish, *code;
     const char *exchange, *target, *tier, *model, *reason;
     bool degraded;     // a better target exists, but could not be reached
@@ -78,14 +82,18 @@ struct td_answer {
 typedef void (*td_answer_fn)(void *user, const struct td_answer *answer);
 
 // Starts a chat request: `body` is an OpenAI chat-completions body (JSON, `length` bytes, copied), with the optional
-// "tandem" object. Events come to `on_answer` on a worker thread, END or ERROR last and exactly once. `key` is an API
-// key where the configuration has tenants, else NULL. *out stays valid until td_call_release.
+// "tandem" object (docs/protocol.md). Events come to `on_answer` on a worker thread, possibly before this returns; END
+// or ERROR last and exactly once, for a body that is wrong, too. `key` is an API key and says for which tenant the
+// request is; NULL: this process asks for itself, as the default tenant. *out stays valid until td_call_release. Fails
+// only where nothing was started, without any event: "tandem.request.too_large", "tandem.usage" (operator_only),
+// "tandem.internal.memory".
 TD_API int td_chat(struct td_runtime *runtime, const char *body, size_t length, const char *key, td_answer_fn on_answer,
                    void *user, struct td_call **out, struct td_failure *failure);
 // Stops it: the upstream or the local model stops within milliseconds, what was used is accounted. An ERROR event with
-// code "tandem.cancelled" still comes unless the call has ended already.
+// code "tandem.cancelled" still comes unless the call has ended already. Also from a callback.
 TD_API void td_call_cancel(struct td_call *call);
-// Gives the handle back. A call still running is cancelled first. Takes NULL.
+// Gives the handle back. A call still running is cancelled first, without a further event. Also from a callback. Takes
+// NULL.
 TD_API void td_call_release(struct td_call *call);
 
 // TANDEM_VERSION of the library that runs.
