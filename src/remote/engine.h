@@ -22,7 +22,7 @@
 #define TD_REMOTE_NO_DESCRIPTOR "no file descriptor was free for a connection to it"
 
 struct event;
-struct sock;
+struct td_sock;
 struct route;
 
 // Where a transfer connects to: the URL's host, or the proxy's.
@@ -75,7 +75,7 @@ struct td_remote {
     struct td_plain *plain;
     struct td_resolver *resolver;
     struct event *kick, *timer;
-    struct sock **socks; // by descriptor
+    struct td_sock **socks; // by descriptor
     size_t sock_count;
     uint64_t idle_count; // sockets that became idle until now: the order in which they did
     struct td_fd_shedder shedder;
@@ -90,6 +90,10 @@ struct td_remote {
     } tunnels[TD_PROXIES_MAX];
     struct td_attempt *lingering; // ended for their owner, still reading the last bytes to keep the connection
 };
+
+// Works off what was asked for and hears what has ended, until nothing is left to do. After every call into libcurl
+// that an event of the loop made.
+void td_engine_settle(struct td_remote *r);
 
 // A new easy handle with everything that is the same for all: verification, protocols, no redirects, no surprises from
 // the environment.
