@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 extern const struct td_command td_command_serve, td_command_ask, td_command_explain, td_command_check,
     td_command_models, td_command_keys, td_command_ledger, td_command_outbox, td_command_eval, td_command_completion,
@@ -252,8 +253,20 @@ static int unknown_command(const char *word) {
                 : td_cli_fail(TD_EXIT_USAGE, "unknown command '%s' (try tandem --help)", word);
 }
 
+// A core dump would hold prompts, answers and keys. With a limit of one byte the kernel writes no file and, other than
+// with none, starts no program that collects dumps either (core(5) and fs/coredump.c of Linux). The hard limit stays:
+// whoever hunts a fault may raise this one (prlimit --core).
+static void leave_no_dump(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_CORE, &limit) != 0 || limit.rlim_max < 1)
+        return;
+    limit.rlim_cur = 1;
+    setrlimit(RLIMIT_CORE, &limit);
+}
+
 int main(int argc, char **argv) {
     const struct td_command *command = NULL;
+    leave_no_dump();
     signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         td_cli_usage(stderr);

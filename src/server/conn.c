@@ -420,7 +420,7 @@ static bool advance_body(struct td_conn *c) {
     if (c->state != TD_CONN_READ_BODY)
         return advanced;
     count_body(c, received_of(c));
-    if (atomic_load_explicit(&c->worker->listener->body_bytes, memory_order_relaxed) > TD_BODIES_BYTES_MAX) {
+    if (atomic_load_explicit(&c->worker->listener->body_bytes, memory_order_relaxed) > limits_of(c)->bodies_bytes) {
         td_conn_refuse(c, 503, "too many large requests at once", NULL, true);
         return true;
     }

@@ -381,6 +381,7 @@ static void set_limits(struct td_listener *l, const struct td_server_limits *lim
     l->limits.keepalive_ms = within(limits->keepalive_ms, TD_KEEPALIVE_MS_MAX);
     l->limits.write_stall_ms = within(limits->write_stall_ms, TD_WRITE_STALL_MS_MAX);
     l->limits.linger_ms = within(limits->linger_ms, TD_LINGER_MS_MAX);
+    l->limits.bodies_bytes = within(limits->bodies_bytes, TD_BODIES_BYTES_MAX);
 }
 
 static void config_destroy(struct td_listen_config *config) {

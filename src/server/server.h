@@ -20,6 +20,7 @@ struct td_server_limits {
     unsigned keepalive_ms;   // an idle connection
     unsigned write_stall_ms; // a client that takes no byte of its answer
     unsigned linger_ms;      // reading on after the last answer, so that the client sees it
+    unsigned bodies_bytes;   // all bodies being received, of all clients
 };
 
 // Binds and starts to accept. Returns 0, or 1 with `failure` filled: "tandem.listen.refused" when the address can be

@@ -39,17 +39,23 @@ static enum td_err refuse(struct td_error *e, const char *option, const char *pa
                         reason ? reason : "unknown reason");
 }
 
-// Without memory for a certificate OpenSSL goes on as if it were not there, or as if its key had no bits; and what its
-// extensions say is read at the first handshake, where want of memory would spoil it for good. Either way every client
-// would be refused for reasons that nobody finds. So all of it is read here.
+// A certificate that signed itself and yet is not taken for the end of a chain: no client's chain would ever end there.
+static bool is_endless(X509 *certificate, EVP_PKEY *key) {
+    return (X509_get_extension_flags(certificate) & (EXFLAG_SI | EXFLAG_SS)) == EXFLAG_SI &&
+           X509_verify(certificate, key) == 1;
+}
+
+// Without memory for a certificate OpenSSL goes on as if it were not there, as if its key had no bits or as if it had
+// not signed itself; and what its extensions say is read at the first handshake, where want of memory would spoil it
+// for good. Either way every client would be refused for reasons that nobody finds. So all of it is read here.
 static bool is_whole(X509_STORE *store, int names) {
     STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(store);
     bool ok = sk_X509_OBJECT_num(all) >= names;
     for (int i = 0; ok && i < sk_X509_OBJECT_num(all); i++) {
         X509 *certificate = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
-        const EVP_PKEY *key = certificate ? X509_get0_pubkey(certificate) : NULL;
+        EVP_PKEY *key = certificate ? X509_get0_pubkey(certificate) : NULL;
         ok = !certificate || (key && EVP_PKEY_get_bits(key) > 0 && EVP_PKEY_get_security_bits(key) > 0 &&
-                              X509_check_purpose(certificate, -1, 0) == 1);
+                              X509_check_purpose(certificate, -1, 0) == 1 && !is_endless(certificate, key));
     }
     return ok;
 }

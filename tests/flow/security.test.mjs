@@ -29,14 +29,30 @@ test("a canary in prompt, answer and key appears in no log and in no file", asyn
   await (await t.post({ model: "auto", messages: user(canary), tandem: { queue: true } })).text();
   await t.post(`{"model":"auto","messages":[{"role":"user","content":"${canary}"}],"temperature":99}`);
   await t.post(`{"messages": ${canary}`);
+  const told = [await (await fetch(`${t.url}/metrics`)).text(), readFileSync(`/proc/${t.child.proc.pid}/cmdline`, "latin1")];
+  for (const args of [["ledger", "tail", "--json"], ["ledger", "stats", "--json"], ["outbox", "list", "--json"]]) {
+    const r = await tandem([...args, "--config", t.file]);
+    assert.equal(r.code, 0, r.stderr);
+    told.push(r.stdout);
+  }
   await t.stop();
   const seen = (await up.log()).requests[0];
   assert.equal(seen.headers.authorization, `Bearer ${key}`, "the provider did get the key");
+  for (const text of told) assert.ok(text.length > 0 && !text.includes(canary) && !text.includes(key), text);
   for (const path of files(join(t.dir, "data"))) {
     const bytes = readFileSync(path).toString("latin1");
     assert.ok(!bytes.includes(canary) && !bytes.includes(key), path);
   }
   assert.ok(!t.child.stderr.includes(canary) && !t.child.stderr.includes(key), "the log");
+});
+
+test("a crash leaves no dump with prompts and keys in it", async () => {
+  const up = await startUpstream(), dir = scratch();
+  const t = await startTandem(`targets:\n${cloud("cloud", up.url)}`, { dir, before: ["sh", "-c", `cd ${dir} && ulimit -c unlimited; exec "$@"`, "sh"] });
+  await (await t.post({ model: "auto", messages: user("ECHO:CANARYdump4410") })).text();
+  assert.match(readFileSync(`/proc/${t.child.proc.pid}/limits`, "utf8"), /^Max core file size +[01] /m);
+  assert.equal((await t.stop("SIGABRT")).signal, "SIGABRT");
+  for (const path of files(dir)) assert.ok(!readFileSync(path).includes("CANARYdump4410"), path);
 });
 
 test("without keys nothing is served beyond loopback", async () => {
@@ -326,4 +342,21 @@ test("what is brought in is pinned by digest, and the program does not update it
   }
   const help = (await tandem(["--help"])).stdout;
   assert.ok(!/\b(update|upgrade|self)\b/i.test(help), help);
+});
+
+test("every class of fault that docs/security.md knows has the tests it names", () => {
+  const rows = readFileSync(join(ROOT, "docs/security.md"), "utf8").split("\n").map((l) => l.match(/^\| (\d+) \|.*\| (.+) \|$/)).filter(Boolean);
+  assert.deepEqual(rows.map((r) => Number(r[1])), Array.from({ length: 16 }, (_, i) => i + 1));
+  const sources = ["tests/flow", "tests/unit"].flatMap((dir) => files(join(ROOT, dir))).filter((path) => /\.(mjs|c)$/.test(path))
+    .map((path) => readFileSync(path, "utf8")).join("\n");
+  for (const [, number, tests] of rows) {
+    const names = [...tests.matchAll(/(fuzz )?`([^`]+)`/g)];
+    const flows = [...tests.matchAll(/flow ([a-z0-9]+)/g)].map((m) => m[1]);
+    assert.ok(names.length + flows.length >= 2, `class ${number}`);
+    for (const flow of flows) assert.ok(existsSync(join(ROOT, `tests/flow/${flow}.test.mjs`)), `class ${number}: flow ${flow}`);
+    for (const [, fuzz, name] of names) {
+      const file = fuzz ? `fuzz/${name}.c` : /^(tests|tools|src)\//.test(name) ? name : /^[a-z_]+\/[a-z_]+$/.test(name) ? `tests/unit/${name.replace("/", "/test_")}.c` : null;
+      assert.ok(file ? existsSync(join(ROOT, file)) : sources.includes(`${name}(void **`) || ["\"", "`"].some((q) => sources.includes(`test(${q}${name}`)), `class ${number}: ${name}`);
+    }
+  }
 });

@@ -283,6 +283,17 @@ static void limits_hold_at_and_over_them(void **state) {
         td_config_unref(err == TD_OK ? c : NULL);
         td_buf_finish(&b);
     }
+    for (unsigned n = TD_RULES_MAX; n <= TD_RULES_MAX + 1; n++) {
+        struct td_buf b;
+        td_buf_init(&b, 1 << 20);
+        assert_ok(td_buf_addz(&b, "version: 1\n" DEVICE "policy:\n  rules:\n"));
+        for (unsigned i = 0; i < n; i++)
+            assert_ok(td_buf_addz(&b, "    - {when: {residency: eu}, allow: {regions: [eu, local]}}\n"));
+        enum td_err err = td_config_load_text(td_buf_str(&b), "f", "/", NULL, &c, &e);
+        assert_int_equal(err, n > TD_RULES_MAX ? TD_ERR_CONFIG : TD_OK);
+        td_config_unref(err == TD_OK ? c : NULL);
+        td_buf_finish(&b);
+    }
     char *big = malloc(TD_CONFIG_BYTES_MAX + 2);
     memset(big, ' ', TD_CONFIG_BYTES_MAX + 2);
     memcpy(big, "version: 1\n" DEVICE "#", strlen("version: 1\n" DEVICE "#"));

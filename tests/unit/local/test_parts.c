@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/limits.h"
 #include "base/log.h"
 #include "local.h"
 #include "scratch.h"
@@ -25,10 +26,14 @@ static const char *part(const char *stem, int number, int count) {
     return p;
 }
 
-static void split(const char *stem, int count, const char *more) {
+static void split_file(const char *whole, const char *stem, unsigned count, const char *more) {
     char command[1200];
-    snprintf(command, sizeof command, "'%s' '%s' '%s/%s' %d %s", split_gguf, tiny, folder, stem, count, more);
+    snprintf(command, sizeof command, "'%s' '%s' '%s/%s' %u %s", split_gguf, whole, folder, stem, count, more);
     assert_int_equal(system(command), 0);
+}
+
+static void split(const char *stem, unsigned count, const char *more) {
+    split_file(tiny, stem, count, more);
 }
 
 static void copy_file(const char *from, const char *to) {
@@ -132,10 +137,28 @@ static void wrong_parts_are_refused_before_a_guest_starts(void **state) {
     refused(part("pipe", 1, 2), "no regular file");
 }
 
+// Each part holds a tensor, and is a descriptor that the guest is handed.
+static void as_many_parts_as_are_allowed_and_one_more(void **state) {
+    (void)state;
+    struct td_buf pieces;
+    char model[64], whole[300], command[700];
+    td_buf_init(&pieces, 1 << 20);
+    snprintf(whole, sizeof whole, "%s/deep.gguf", folder);
+    snprintf(command, sizeof command, "'%s' '%s' --layers 16", getenv("MAKE_GGUF"), whole);
+    assert_int_equal(system(command), 0);
+    split_file(whole, "many", TD_MODEL_PARTS_MAX, "");
+    if (answer(part("many", 1, TD_MODEL_PARTS_MAX), &pieces, model) != TD_OK)
+        fail_msg("%.*s", TD_STR_ARG(td_buf_str(&pieces)));
+    td_buf_finish(&pieces);
+    split_file(whole, "many", TD_MODEL_PARTS_MAX + 1, "");
+    refused(part("many", 1, TD_MODEL_PARTS_MAX + 1), "it has 129 parts, at most 128 are loaded");
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_parts_answer_as_the_whole),
         cmocka_unit_test(wrong_parts_are_refused_before_a_guest_starts),
+        cmocka_unit_test(as_many_parts_as_are_allowed_and_one_more),
     };
     split_gguf = getenv("SPLIT_GGUF");
     if (argc < 3 || !split_gguf || !scratch_make(folder))

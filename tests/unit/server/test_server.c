@@ -647,6 +647,53 @@ static void the_largest_body_of_all_passes(void **state) {
     house_close(&h);
 }
 
+// Sends a body but for its last byte.
+static void begin_body(const struct house *h, struct raw_client *c, size_t n) {
+    char text[256], *part = malloc(n);
+    memset(part, ' ', n);
+    snprintf(text, sizeof text,
+             "POST /v1/echo HTTP/1.1\r\nHost: 127.0.0.1:%u\r\nContent-Type: application/json\r\n"
+             "Content-Length: %zu\r\n\r\n",
+             h->port, n);
+    raw_sendz(c, text);
+    raw_send(c, part, n - 1);
+    free(part);
+}
+
+static void all_bodies_together_have_a_ceiling(void **state) {
+    (void)state;
+    enum { CLIENTS = 4, EACH = 40000 };
+    struct house h = {.limits = {.bodies_bytes = CLIENTS * EACH, .linger_ms = 200}};
+    house_open(&h);
+    struct raw_client c[CLIENTS + 1];
+    struct pollfd p[CLIENTS + 1];
+    for (int i = 0; i <= CLIENTS; i++) {
+        c[i] = raw_connect(h.port);
+        p[i] = (struct pollfd){c[i].fd, POLLIN, 0};
+    }
+    for (int over = 0; over <= 1; over++) {
+        int refused = -1;
+        for (int i = 0; i < CLIENTS; i++)
+            begin_body(&h, &c[i], EACH + 1);
+        if (over) { // one byte too much: whoever's bytes are read last is refused, and nobody else
+            begin_body(&h, &c[CLIENTS], 2);
+            assert_int_equal(poll(p, CLIENTS + 1, RAW_WAIT_MS), 1);
+            for (int i = 0; i <= CLIENTS; i++)
+                refused = p[i].revents ? i : refused;
+            expect_status(&c[refused], 503);
+        }
+        for (int i = 0; i < CLIENTS + over; i++) {
+            if (i == refused)
+                continue;
+            raw_sendz(&c[i], " ");
+            expect_status(&c[i], 200);
+        }
+    }
+    for (int i = 0; i <= CLIENTS; i++)
+        raw_close(&c[i]);
+    house_close(&h);
+}
+
 static void connections_end_at_their_cap(void **state) {
     (void)state;
     enum { MAX = 10 };
@@ -747,6 +794,12 @@ static void wrong_settings_fail_with_a_code(void **state) {
     expect_failure(&s, "tandem.config.invalid");
     s = (struct td_listen_settings){.address = "127.0.0.1", .tls_key = "/nonexistent"};
     expect_failure(&s, "tandem.config.invalid");
+    char *name = malloc(TD_ACCESS_LIST_BYTES_MAX + 1); // more Host names than are kept
+    memset(name, 'x', TD_ACCESS_LIST_BYTES_MAX);
+    name[TD_ACCESS_LIST_BYTES_MAX] = '\0';
+    s = (struct td_listen_settings){.address = "127.0.0.1", .hosts = (const char *const *)&name, .host_count = 1};
+    expect_failure(&s, "tandem.internal.memory");
+    free(name);
     house_close(&h);
 }
 
@@ -885,6 +938,7 @@ int main(void) {
         cmocka_unit_test(an_idle_connection_closes_without_a_word),
         cmocka_unit_test(bodies_end_at_their_cap),
         cmocka_unit_test(the_largest_body_of_all_passes),
+        cmocka_unit_test(all_bodies_together_have_a_ceiling),
         cmocka_unit_test(connections_end_at_their_cap),
         cmocka_unit_test(draining_finishes_what_runs),
         cmocka_unit_test(draining_gives_up_after_its_time),
