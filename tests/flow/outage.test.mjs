@@ -197,7 +197,7 @@ test(`clients that leave at ${LEAVERS} random moments: all is stopped, metered a
   await t.stop();
 });
 
-// What is left out at 50 ms here is measured by bench/cancel.
+// What is left out at 50 ms here is measured by `bench/resilience.mjs build cancel`.
 test("a client leaves: provider and device are both told to stop", async () => {
   const up = await startUpstream("--tokens", "2000", "--token-ms", "5");
   const t = await startTandem(`targets:\n${remote("cloud", up.url)}  - {name: device, tier: device, provider: llama, model: "${join(process.env.BUILD, "tests/support/slow.gguf")}", ` +
