@@ -168,45 +168,36 @@ static void on_answer(void *user, const struct td_answer *a) {
 }
 
 static enum td_err add_message(struct td_buf *b, const char *role, struct td_str text) {
-    enum td_err err = td_buf_printf(b, "{\"role\":\"%s\",\"content\":", role);
-    if (err == TD_OK)
-        err = td_buf_add_json(b, text);
-    return err == TD_OK ? td_buf_addz(b, "}") : err;
+    TD_TRY(td_buf_printf(b, "{\"role\":\"%s\",\"content\":", role));
+    TD_TRY(td_buf_add_json(b, text));
+    return td_buf_addz(b, "}");
 }
 
 static enum td_err make_body(struct td_buf *b, struct td_str text) {
-    enum td_err err = td_buf_addz(b, "{\"model\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(b, td_str_of(model ? model : "auto"));
-    if (err == TD_OK)
-        err = td_buf_addz(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":[");
-    if (err == TD_OK && system_text) {
-        err = add_message(b, "system", td_str_of(system_text));
-        if (err == TD_OK)
-            err = td_buf_addc(b, ',');
+    TD_TRY(td_buf_addz(b, "{\"model\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(model ? model : "auto")));
+    TD_TRY(td_buf_addz(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":["));
+    if (system_text) {
+        TD_TRY(add_message(b, "system", td_str_of(system_text)));
+        TD_TRY(td_buf_addc(b, ','));
     }
-    if (err == TD_OK)
-        err = add_message(b, "user", text);
-    if (err == TD_OK)
-        err = td_buf_addz(b, "]");
-    if (err == TD_OK && max_tokens)
-        err = td_buf_printf(b, ",\"max_tokens\":%ld", max_tokens);
-    if (err == TD_OK && !no_tools)
-        err = td_chat_add_tools(b, tools_file);
-    if (err == TD_OK)
-        err = td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s%s", fresh ? "true" : "false",
-                            progressive ? ",\"mode\":\"progressive\"" : "", queue ? ",\"queue\":true" : "");
-    if (err == TD_OK && prefer) {
-        err = td_buf_addz(b, ",\"prefer\":");
-        if (err == TD_OK)
-            err = td_buf_add_json(b, td_str_of(prefer));
+    TD_TRY(add_message(b, "user", text));
+    TD_TRY(td_buf_addz(b, "]"));
+    if (max_tokens)
+        TD_TRY(td_buf_printf(b, ",\"max_tokens\":%ld", max_tokens));
+    if (!no_tools)
+        TD_TRY(td_chat_add_tools(b, tools_file));
+    TD_TRY(td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s%s", fresh ? "true" : "false",
+                         progressive ? ",\"mode\":\"progressive\"" : "", queue ? ",\"queue\":true" : ""));
+    if (prefer) {
+        TD_TRY(td_buf_addz(b, ",\"prefer\":"));
+        TD_TRY(td_buf_add_json(b, td_str_of(prefer)));
     }
-    if (err == TD_OK && data_class) {
-        err = td_buf_addz(b, ",\"data_class\":");
-        if (err == TD_OK)
-            err = td_buf_add_json(b, td_str_of(data_class));
+    if (data_class) {
+        TD_TRY(td_buf_addz(b, ",\"data_class\":"));
+        TD_TRY(td_buf_add_json(b, td_str_of(data_class)));
     }
-    return err == TD_OK ? td_buf_addz(b, "}}") : err;
+    return td_buf_addz(b, "}}");
 }
 
 static void print_origin(const struct view *v, uint64_t end_ns) {
@@ -221,28 +212,26 @@ static void print_origin(const struct view *v, uint64_t end_ns) {
             v->end.degraded ? " · degraded" : "", v->end.queued ? " · queued" : "", plain ? "" : td_cli_reset());
 }
 
-static enum td_err print_json(struct view *v, uint64_t end_ns) {
+static enum td_err write_json(const struct view *v, uint64_t end_ns, struct td_buf *b) {
+    TD_TRY(td_buf_addz(b, "{\"text\":"));
+    TD_TRY(td_buf_add_json(b, td_buf_str(&v->text)));
+    TD_TRY(td_buf_printf(b, ",\"tool_calls\":[%.*s],\"finish\":\"%s\",\"target\":", TD_STR_ARG(td_buf_str(&v->tools)),
+                         v->finish));
+    TD_TRY(td_buf_add_json(b, td_str_of(v->target)));
+    TD_TRY(td_buf_addz(b, ",\"model\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(v->model)));
+    return td_buf_printf(
+        b,
+        ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"queued\":%s,\"prompt_tokens\":%u,"
+        "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
+        v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.queued ? "true" : "false",
+        v->end.prompt_tokens, v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
+}
+
+static enum td_err print_json(const struct view *v, uint64_t end_ns) {
     struct td_buf b;
     td_buf_init(&b, 64 << 20);
-    enum td_err err = td_buf_addz(&b, "{\"text\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&b, td_buf_str(&v->text));
-    if (err == TD_OK)
-        err = td_buf_printf(
-            &b, ",\"tool_calls\":[%.*s],\"finish\":\"%s\",\"target\":", TD_STR_ARG(td_buf_str(&v->tools)), v->finish);
-    if (err == TD_OK)
-        err = td_buf_add_json(&b, td_str_of(v->target));
-    if (err == TD_OK)
-        err = td_buf_addz(&b, ",\"model\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&b, td_str_of(v->model));
-    if (err == TD_OK)
-        err = td_buf_printf(
-            &b,
-            ",\"tier\":\"%s\",\"reason\":\"%s\",\"exchange\":\"%s\",\"degraded\":%s,\"queued\":%s,\"prompt_tokens\":%u,"
-            "\"completion_tokens\":%u,\"cost_nusd\":%" PRId64 ",\"ms\":%.1f}",
-            v->tier, v->reason, v->exchange, v->end.degraded ? "true" : "false", v->end.queued ? "true" : "false",
-            v->end.prompt_tokens, v->end.completion_tokens, v->end.cost_nusd, (double)(end_ns - v->start_ns) / 1e6);
+    enum td_err err = write_json(v, end_ns, &b);
     if (err == TD_OK)
         printf("%.*s\n", TD_STR_ARG(td_buf_str(&b)));
     td_buf_finish(&b);
@@ -250,14 +239,9 @@ static enum td_err print_json(struct view *v, uint64_t end_ns) {
 }
 
 static enum td_err read_input(int argc, char **argv, struct td_buf *text) {
-    enum td_err err = TD_OK;
-    char part[4096];
-    size_t n;
     if (argc == 1 && strcmp(argv[0], "-") != 0)
         return td_buf_addz(text, argv[0]);
-    while (err == TD_OK && (n = fread(part, 1, sizeof part, stdin)) > 0)
-        err = td_buf_add(text, part, n);
-    return err;
+    return td_cli_read_file("-", text);
 }
 
 static int run(int argc, char **argv) {

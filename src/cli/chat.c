@@ -340,31 +340,30 @@ bool td_chat_session_ask(struct td_chat_session *s, struct td_str body, td_answe
     return ok;
 }
 
-enum td_err td_chat_add_tools(struct td_buf *b, const char *tools_file) {
-    char *found = tools_file ? NULL : td_resource_path("catalogue.json");
-    const char *path = tools_file ? tools_file : found;
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    enum td_err err = f ? TD_OK : tools_file ? TD_ERR_IO : TD_OK;
-    struct td_buf text;
+static enum td_err add_tools(struct td_buf *b, struct td_str text) {
     struct td_arena arena;
     td_json *root;
-    char part[4096];
-    size_t n;
-    td_buf_init(&text, 4 << 20);
     td_arena_init(&arena, 32 << 20);
-    while (f && err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
-        err = td_buf_add(&text, part, n);
-    if (f && err == TD_OK)
-        err = td_json_parse(&arena, td_buf_str(&text), 32, &root, NULL);
-    if (f && err == TD_OK) {
-        td_json *tools = yyjson_is_obj(root) ? td_json_get(root, "tools") : root;
+    enum td_err err = td_json_parse(&arena, text, 32, &root, NULL);
+    td_json *tools = err != TD_OK ? NULL : yyjson_is_obj(root) ? td_json_get(root, "tools") : root;
+    if (err == TD_OK)
         err = yyjson_is_arr(tools) ? td_buf_addz(b, ",\"tools\":") : TD_ERR_BAD_JSON;
-        if (err == TD_OK)
-            err = td_json_write(tools, b);
-    }
-    if (f)
-        fclose(f);
+    if (err == TD_OK)
+        err = td_json_write(tools, b);
     td_arena_finish(&arena);
+    return err;
+}
+
+enum td_err td_chat_add_tools(struct td_buf *b, const char *tools_file) {
+    char *found = tools_file ? NULL : td_resource_path("catalogue.json");
+    struct td_buf text;
+    enum td_err err = TD_OK;
+    td_buf_init(&text, 4 << 20);
+    if (tools_file || found) {
+        err = td_cli_read_file(tools_file ? tools_file : found, &text);
+        if (err == TD_OK)
+            err = add_tools(b, td_buf_str(&text));
+    }
     td_buf_finish(&text);
     td_string_free(found);
     return err;

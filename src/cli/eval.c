@@ -46,25 +46,13 @@ static void on_answer(void *user, const struct td_answer *a) {
     out->failed |= err != TD_OK;
 }
 
-static enum td_err read_file(const char *path, struct td_buf *out) {
-    FILE *f = fopen(path, "rb");
-    enum td_err err = f ? TD_OK : TD_ERR_IO;
-    char part[16384];
-    size_t n;
-    while (err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
-        err = td_buf_add(out, part, n);
-    if (f)
-        fclose(f);
-    return err;
-}
-
 static int load_tools(struct td_eval *ev) {
     char *found = tools_file ? NULL : td_resource_path("catalogue.json");
     const char *path = tools_file ? tools_file : found;
     int code = TD_EXIT_OK;
     if (!no_tools && !path)
         code = td_cli_fail(TD_EXIT_USAGE, "no tool catalogue found; name one with --tools, or say --no-tools");
-    else if (!no_tools && read_file(path, &ev->tools) != TD_OK)
+    else if (!no_tools && td_cli_read_file(path, &ev->tools) != TD_OK)
         code = td_cli_fail(TD_EXIT_USAGE, "%s cannot be read", path);
     td_string_free(found);
     return code;
@@ -79,7 +67,7 @@ static int load_labels(struct td_eval *ev) {
     if (!set_name)
         return td_cli_fail(TD_EXIT_USAGE, "--labels needs --set, the name of the label set in it");
     td_buf_init(&text, 16 << 20);
-    enum td_err err = read_file(labels_file, &text);
+    enum td_err err = td_cli_read_file(labels_file, &text);
     if (err == TD_OK)
         err = td_json_parse(&ev->arena, td_buf_str(&text), 16, &root, &e);
     td_buf_finish(&text);
@@ -91,21 +79,16 @@ static int load_labels(struct td_eval *ev) {
 
 static enum td_err make_body(const struct td_eval *ev, struct td_str text, struct td_buf *b) {
     td_buf_clear(b);
-    enum td_err err = td_buf_addz(b, "{\"model\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(b, td_str_of(model ? model : "auto"));
-    if (err == TD_OK)
-        err = td_buf_addz(b, ",\"stream\":true,\"temperature\":0,\"messages\":[{\"role\":\"user\",\"content\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(b, text);
-    if (err == TD_OK)
-        err = td_buf_addz(b, "}]");
-    if (err == TD_OK && ev->tools.n) {
-        err = td_buf_addz(b, ",\"tools\":");
-        if (err == TD_OK)
-            err = td_buf_add_str(b, td_buf_str(&ev->tools));
+    TD_TRY(td_buf_addz(b, "{\"model\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(model ? model : "auto")));
+    TD_TRY(td_buf_addz(b, ",\"stream\":true,\"temperature\":0,\"messages\":[{\"role\":\"user\",\"content\":"));
+    TD_TRY(td_buf_add_json(b, text));
+    TD_TRY(td_buf_addz(b, "}]"));
+    if (ev->tools.n) {
+        TD_TRY(td_buf_addz(b, ",\"tools\":"));
+        TD_TRY(td_buf_add_str(b, td_buf_str(&ev->tools)));
     }
-    return err == TD_OK ? td_buf_addz(b, "}") : err;
+    return td_buf_addz(b, "}");
 }
 
 static enum td_err run_line(struct td_eval *ev, struct td_str line, struct td_buf *body) {

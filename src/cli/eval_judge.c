@@ -124,8 +124,8 @@ static enum td_err write_slots(const struct td_eval *ev, struct td_arena *arena,
         values[n] = value;
         n += names[n].n > 0;
     }
-    enum td_err err = td_buf_addz(b, "{");
-    for (unsigned j = 0; j < n && err == TD_OK; j++) {
+    TD_TRY(td_buf_addz(b, "{"));
+    for (unsigned j = 0; j < n; j++) {
         unsigned same = 0, before = 0;
         for (unsigned k = 0; k < n; k++) {
             same += td_str_eq(names[k], names[j]);
@@ -133,46 +133,43 @@ static enum td_err write_slots(const struct td_eval *ev, struct td_arena *arena,
         }
         if (before)
             continue;
-        err = written++ ? td_buf_addc(b, ',') : TD_OK;
-        if (err == TD_OK)
-            err = td_buf_add_json(b, names[j]);
-        if (err == TD_OK)
-            err = td_buf_addz(b, same > 1 ? ":[" : ":");
-        for (unsigned k = j; k < n && err == TD_OK; k++) {
+        if (written++)
+            TD_TRY(td_buf_addc(b, ','));
+        TD_TRY(td_buf_add_json(b, names[j]));
+        TD_TRY(td_buf_addz(b, same > 1 ? ":[" : ":"));
+        for (unsigned k = j; k < n; k++) {
             if (!td_str_eq(names[k], names[j]))
                 continue;
-            err = k > j ? td_buf_addc(b, ',') : TD_OK;
-            if (err == TD_OK)
-                err = td_json_write(values[k], b);
+            if (k > j)
+                TD_TRY(td_buf_addc(b, ','));
+            TD_TRY(td_json_write(values[k], b));
         }
-        if (err == TD_OK && same > 1)
-            err = td_buf_addc(b, ']');
+        if (same > 1)
+            TD_TRY(td_buf_addc(b, ']'));
     }
-    return err == TD_OK ? td_buf_addz(b, "}") : err;
+    return td_buf_addz(b, "}");
+}
+
+static enum td_err make_prediction(const struct td_eval *ev, struct td_arena *arena, const struct td_eval_item *item,
+                                   struct td_str tool, td_json *arguments, struct td_buf *b) {
+    TD_TRY(td_buf_addz(b, "{\"id\":"));
+    TD_TRY(td_buf_add_json(b, item->id));
+    TD_TRY(td_buf_addz(b, ",\"intent\":"));
+    TD_TRY(td_buf_add_json(b, item->predicted));
+    TD_TRY(td_buf_addz(b, ",\"slots\":"));
+    TD_TRY(write_slots(ev, arena, tool, arguments, b));
+    if (isnan(item->confidence))
+        TD_TRY(td_buf_addz(b, ",\"confidence\":null"));
+    else
+        TD_TRY(td_buf_printf(b, ",\"confidence\":%.6f", item->confidence));
+    return td_buf_printf(b, ",\"ms\":%.3f}\n", item->ms);
 }
 
 static void write_prediction(struct td_eval *ev, struct td_arena *arena, const struct td_eval_item *item,
                              struct td_str tool, td_json *arguments) {
     struct td_buf b;
     td_buf_init(&b, 1 << 20);
-    enum td_err err = td_buf_addz(&b, "{\"id\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&b, item->id);
-    if (err == TD_OK)
-        err = td_buf_addz(&b, ",\"intent\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&b, item->predicted);
-    if (err == TD_OK)
-        err = td_buf_addz(&b, ",\"slots\":");
-    if (err == TD_OK)
-        err = write_slots(ev, arena, tool, arguments, &b);
-    if (err == TD_OK && isnan(item->confidence))
-        err = td_buf_addz(&b, ",\"confidence\":null");
-    else if (err == TD_OK)
-        err = td_buf_printf(&b, ",\"confidence\":%.6f", item->confidence);
-    if (err == TD_OK)
-        err = td_buf_printf(&b, ",\"ms\":%.3f}\n", item->ms);
-    if (err != TD_OK || fwrite(b.p, 1, b.n, ev->predictions) != b.n)
+    if (make_prediction(ev, arena, item, tool, arguments, &b) != TD_OK || fwrite(b.p, 1, b.n, ev->predictions) != b.n)
         ev->predictions_failed = true;
     td_buf_finish(&b);
 }

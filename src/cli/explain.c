@@ -11,52 +11,30 @@ static bool no_tools;
 static enum td_err add_wish(struct td_buf *b, const char *key, const char *value, bool *first) {
     if (!value)
         return TD_OK;
-    enum td_err err = td_buf_printf(b, "%s\"%s\":", *first ? "" : ",", key);
+    TD_TRY(td_buf_printf(b, "%s\"%s\":", *first ? "" : ",", key));
     *first = false;
-    return err == TD_OK ? td_buf_add_json(b, td_str_of(value)) : err;
+    return td_buf_add_json(b, td_str_of(value));
 }
 
 static enum td_err make_body(struct td_buf *b, const char *text) {
     bool first = true;
-    enum td_err err = td_buf_addz(b, "{\"model\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(b, td_str_of(model ? model : "auto"));
-    if (err == TD_OK)
-        err = td_buf_addz(b, ",\"messages\":[{\"role\":\"user\",\"content\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(b, td_str_of(text));
-    if (err == TD_OK)
-        err = td_buf_addz(b, "}]");
-    if (err == TD_OK && !no_tools)
-        err = td_chat_add_tools(b, tools_file);
-    if (err == TD_OK)
-        err = td_buf_addz(b, ",\"tandem\":{");
-    if (err == TD_OK)
-        err = add_wish(b, "data_class", data_class, &first);
-    if (err == TD_OK)
-        err = add_wish(b, "residency", residency, &first);
-    if (err == TD_OK)
-        err = add_wish(b, "prefer", prefer, &first);
-    if (err == TD_OK && label) {
-        err = td_buf_printf(b, "%s\"labels\":[", first ? "" : ",");
-        if (err == TD_OK)
-            err = td_buf_add_json(b, td_str_of(label));
-        if (err == TD_OK)
-            err = td_buf_addz(b, "]");
+    TD_TRY(td_buf_addz(b, "{\"model\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(model ? model : "auto")));
+    TD_TRY(td_buf_addz(b, ",\"messages\":[{\"role\":\"user\",\"content\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(text)));
+    TD_TRY(td_buf_addz(b, "}]"));
+    if (!no_tools)
+        TD_TRY(td_chat_add_tools(b, tools_file));
+    TD_TRY(td_buf_addz(b, ",\"tandem\":{"));
+    TD_TRY(add_wish(b, "data_class", data_class, &first));
+    TD_TRY(add_wish(b, "residency", residency, &first));
+    TD_TRY(add_wish(b, "prefer", prefer, &first));
+    if (label) {
+        TD_TRY(td_buf_printf(b, "%s\"labels\":[", first ? "" : ","));
+        TD_TRY(td_buf_add_json(b, td_str_of(label)));
+        TD_TRY(td_buf_addz(b, "]"));
     }
-    return err == TD_OK ? td_buf_addz(b, "}}") : err;
-}
-
-static enum td_err read_body(struct td_buf *b) {
-    FILE *f = strcmp(body_file, "-") == 0 ? stdin : fopen(body_file, "rb");
-    enum td_err err = f ? TD_OK : TD_ERR_IO;
-    char part[4096];
-    size_t n;
-    while (err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
-        err = td_buf_add(b, part, n);
-    if (f && f != stdin)
-        fclose(f);
-    return err;
+    return td_buf_addz(b, "}}");
 }
 
 static int run(int argc, char **argv) {
@@ -68,7 +46,7 @@ static int run(int argc, char **argv) {
     td_buf_init(&params, 33 << 20);
     enum td_err err = td_buf_addz(&params, "{\"body\":");
     if (err == TD_OK)
-        err = body_file ? read_body(&params) : make_body(&params, argv[0]);
+        err = body_file ? td_cli_read_file(body_file, &params) : make_body(&params, argv[0]);
     if (err == TD_OK)
         err = td_buf_addz(&params, "}");
     int code = TD_EXIT_OK;

@@ -122,3 +122,15 @@ const char *td_cli_money(int64_t nusd) {
         snprintf(p, sizeof ring[0], "%s$%.4f", nusd < 0 ? "-" : "", (double)a / 1e9);
     return p;
 }
+
+enum td_err td_cli_read_file(const char *path, struct td_buf *out) {
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    enum td_err err = f ? TD_OK : TD_ERR_IO;
+    char part[16384];
+    size_t n;
+    while (err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
+        err = td_buf_add(out, part, n);
+    if (f && f != stdin)
+        fclose(f);
+    return err;
+}
