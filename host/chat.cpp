@@ -276,9 +276,49 @@ static void take_mould(const host_templates *t, const common_chat_templates_inpu
     }
 }
 
+// The library knows no refusals: to the next turn they are the assistant's words like any other.
+static void refusals_to_text(common_json &messages) {
+    for (auto &message : messages) {
+        if (message.contains("content") && message["content"].is_array()) {
+            for (auto &part : message["content"])
+                if (part.contains("refusal") && part["refusal"].is_string()) {
+                    std::string text = part["refusal"];
+                    part["type"] = "text";
+                    part["text"] = text;
+                }
+        } else if (message.contains("refusal") && message["refusal"].is_string() &&
+                   (!message.contains("content") || message["content"].is_null())) {
+            std::string text = message["refusal"];
+            message["content"] = text;
+        }
+    }
+}
+
+// Templates take arguments as objects, and one that is none would end the conversation: what a model wrote amiss goes
+// back to it as the text it is.
+static void arguments_to_objects(std::vector<common_chat_msg> &messages) {
+    for (auto &message : messages)
+        for (auto &call : message.tool_calls) {
+            bool object = false;
+            try {
+                object = common_json::parse(call.arguments).is_object();
+            } catch (const std::exception &) {}
+            if (!object && call.arguments.find_first_not_of(" \t\r\n") == std::string::npos) {
+                call.arguments = "{}";
+            } else if (!object) {
+                common_json whole = common_json::parse("{}");
+                whole["arguments"] = call.arguments;
+                call.arguments = whole.dump();
+            }
+        }
+}
+
 static common_chat_templates_inputs read_inputs(const host_templates *t, const host_turn_in *in) {
     common_chat_templates_inputs inputs;
-    inputs.messages = common_chat_msgs_parse_oaicompat(common_json::parse(str(in->messages)));
+    common_json messages = common_json::parse(str(in->messages));
+    refusals_to_text(messages);
+    inputs.messages = common_chat_msgs_parse_oaicompat(messages);
+    arguments_to_objects(inputs.messages);
     if (in->tools.n)
         inputs.tools = common_chat_tools_parse_oaicompat(common_json::parse(str(in->tools)));
     inputs.tool_choice = common_chat_tool_choice_parse_oaicompat(in->tool_choice.n ? str(in->tool_choice) : "auto");

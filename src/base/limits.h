@@ -39,6 +39,8 @@
 #define TD_MESSAGES_MAX 16384u
 #define TD_TOOLS_MAX 512u
 #define TD_CHOICES_MAX 16u                       // `n`
+#define TD_PROMPTS_MAX 128u                      // texts of one completion request; each is an exchange of its own
+#define TD_COMPLETIONS_MAX 128u                  // `n` of all of them together, as OpenAI has it
 #define TD_INPUTS_MAX 2048u                      // texts of one embedding request, OpenAI's own limit
 #define TD_TOOL_CALLS_MAX 128u                   // in one message or answer; OpenAI allows as many tools
 #define TD_DEADLINE_MS_MAX (24u * 3600u * 1000u) // a caller's wish: what waits longer belongs into the outbox

@@ -210,7 +210,7 @@ static void judge(void *arg) {
         td_call_unref(call);
         return;
     }
-    if (atomic_load(&rt->draining)) {
+    if (atomic_load(&rt->draining) && !call->part) { // parts of what was let in are let in
         err = td_error_set(&e, TD_ERR_OVERLOAD, "the server is shutting down");
         retry_after_ms = 1000;
     }
@@ -261,6 +261,12 @@ void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool loc
         td_call_refuse(call, err, &e, 0);
         return;
     }
+    atomic_fetch_add(&call->refs, 1);
+    td_loop_later(call->worker->loop, &call->later, judge, call);
+}
+
+void td_call_run_beside(struct td_call *call, const struct td_call *first) {
+    call->who = first->who;
     atomic_fetch_add(&call->refs, 1);
     td_loop_later(call->worker->loop, &call->later, judge, call);
 }

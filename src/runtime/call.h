@@ -87,6 +87,8 @@ struct td_call {
     unsigned rows_pending; // before_answer: rows whose ack is out
     bool rows_lost;
     uint32_t tokens_used;
+    struct td_batch *batch; // batch.c: it is one of several prompts of a request; NULL else, or when that is over
+    uint32_t part;          // which of them
     // The outbox: what was queued for this request, and what a replay brings along.
     bool outbox_asked, outbox_acked;
     struct td_call *keep_next, **keep_link; // in runtime->keeping; keep_link NULL: not in it
@@ -145,6 +147,8 @@ void td_call_enlist(struct td_call *call);
 // From the read request to the first effects. Everything that goes wrong reaches the client through the presenter.
 // `key` the API key the client gave, "" none; `trusted` the client is this user on this machine's Unix socket.
 void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool local_peer);
+// The same for a further part of a request whose first part, `first`, was let in: as the same caller.
+void td_call_run_beside(struct td_call *call, const struct td_call *first);
 void td_call_feed(struct td_call *call, const struct td_x_input *in);
 void td_call_unref(struct td_call *call);
 // Starts one attempt, or feeds REFUSED (start.c).

@@ -1,42 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0
 // The door for client dialects: routes, and the presenter that turns the exchange's client events into bytes of the
 // dialect.
+#include "runtime/http.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/time.h"
+#include "runtime/batch.h"
 #include "runtime/call.h"
 #include "runtime/events.h"
 #include "target/words.h"
 
 // ------------------------------------------------------------------------------------------------------- presenter --
 
-#define USUAL_ANSWER_BYTES 2048u // a short answer and what stands around it
+#define USUAL_ANSWER_BYTES 2048u  // a short answer and what stands around it
+#define PART_BYTES_MIN (4u << 20) // ceiling of each text, however many share the answer
 
-struct heads {
-    struct td_http_header list[12];
-    size_t n;
-};
-
-static void add_head(struct heads *h, const char *name, struct td_str value) {
+void td_http_head_add(struct td_http_heads *h, const char *name, struct td_str value) {
     if (value.n && h->n < sizeof h->list / sizeof h->list[0])
         h->list[h->n++] = (struct td_http_header){name, strlen(name), value.p, value.n};
 }
 
-static void send_head(struct td_call *call, int status, struct heads *h, bool stream, size_t length) {
+void td_http_send_head(struct td_call *call, int status, struct td_http_heads *h, bool stream, size_t length) {
     if (call->head_sent || call->sink_done)
         return;
     call->head_sent = true;
-    add_head(h, "content-type", stream ? TD_STR("text/event-stream; charset=utf-8") : TD_STR("application/json"));
-    add_head(h, "cache-control", TD_STR("no-store"));
-    add_head(h, "x-tandem-exchange", td_str_of(call->exchange_id));
+    td_http_head_add(h, "content-type",
+                     stream ? TD_STR("text/event-stream; charset=utf-8") : TD_STR("application/json"));
+    td_http_head_add(h, "cache-control", TD_STR("no-store"));
+    td_http_head_add(h, "x-tandem-exchange", td_str_of(call->exchange_id));
+    td_http_head_add(h, "x-request-id", td_str_of(call->exchange_id)); // where OpenAI's clients look for it
     if (!call->released)
         call->sink->on_head(call->sink_user, status, h->list, h->n, stream, length);
 }
 
-static void send_data(struct td_call *call) {
+void td_http_send_data(struct td_call *call) {
     if (call->out.n && !call->released && !call->sink_done) {
         call->sink->on_data(call->sink_user, call->out.p, call->out.n);
         if (call->alive)
@@ -64,7 +65,7 @@ static void on_alive(void *arg) {
 }
 
 // Without memory for it the stream goes without keep-alives.
-static void keep_alive(struct td_call *call) {
+void td_http_keep_alive(struct td_call *call) {
     if (!call->config->keepalive_ms || call->alive)
         return;
     call->alive = td_timer_create(call->worker->loop, on_alive, call);
@@ -73,7 +74,7 @@ static void keep_alive(struct td_call *call) {
         td_timer_arm(call->alive, call->config->keepalive_ms);
 }
 
-static void send_end(struct td_call *call, bool clean) {
+void td_http_send_end(struct td_call *call, bool clean) {
     if (call->alive)
         td_timer_disarm(call->alive);
     if (call->sink_done)
@@ -84,8 +85,8 @@ static void send_end(struct td_call *call, bool clean) {
 }
 
 // An answer that is an error and nothing else.
-static void send_error(struct td_call *call, struct heads *h, enum td_err err, int status, struct td_str message,
-                       struct td_str param, const struct td_answer_meta *meta) {
+void td_http_send_error(struct td_call *call, struct td_http_heads *h, enum td_err err, int status,
+                        struct td_str message, struct td_str param, const struct td_answer_meta *meta) {
     static const char no_memory[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\","
                                     "\"param\":null,\"code\":\"tandem.internal.memory\"}}\n";
     td_buf_clear(&call->out);
@@ -94,15 +95,15 @@ static void send_error(struct td_call *call, struct heads *h, enum td_err err, i
         TD_OK;
     if (!written)
         td_buf_clear(&call->out);
-    send_head(call, written ? status : 500, h, false, written ? call->out.n : sizeof no_memory - 1);
+    td_http_send_head(call, written ? status : 500, h, false, written ? call->out.n : sizeof no_memory - 1);
     if (!written && !call->released && !call->sink_done)
         call->sink->on_data(call->sink_user, no_memory, sizeof no_memory - 1);
-    send_data(call);
-    send_end(call, true);
+    td_http_send_data(call);
+    td_http_send_end(call, true);
 }
 
-static void refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
-    struct heads h = {.n = 0};
+void td_http_refuse(struct td_call *call, enum td_err err, const struct td_error *e, uint32_t retry_after_ms) {
+    struct td_http_heads h = {.n = 0};
     char seconds[16];
     struct td_str message = call->why_nobody.n   ? call->why_nobody
                             : e && e->message[0] ? td_str_of(e->message)
@@ -114,83 +115,93 @@ static void refuse(struct td_call *call, enum td_err err, const struct td_error 
         wait_s = 1;
     if (wait_s) {
         snprintf(seconds, sizeof seconds, "%u", wait_s);
-        add_head(&h, "retry-after", td_str_of(seconds));
+        td_http_head_add(&h, "retry-after", td_str_of(seconds));
     }
     if (err == TD_ERR_UNAUTHORIZED)
-        add_head(&h, "www-authenticate", TD_STR("Bearer"));
-    send_error(call, &h, err, td_dialect_ops(call->request.dialect)->status(err), message,
-               e ? td_str_of(e->param) : TD_STR_NONE, NULL);
+        td_http_head_add(&h, "www-authenticate", TD_STR("Bearer"));
+    td_http_send_error(call, &h, err, td_dialect_ops(call->request.dialect)->status(err), message,
+                       e ? td_str_of(e->param) : TD_STR_NONE, NULL);
 }
 
-static void begin(struct td_call *call, uint32_t attempt) {
-    struct td_origin origin = td_call_origin(call, attempt);
-    struct heads h = {.n = 0};
-    call->first_attempt = call->last_origin = attempt;
-    if (!call->stream)
+void td_http_begin(struct td_call *call, struct td_call *speaker, uint32_t attempt) {
+    struct td_origin origin = td_call_origin(speaker, attempt);
+    struct td_http_heads h = {.n = 0};
+    speaker->first_attempt = speaker->last_origin = attempt;
+    if (!call->stream || call->head_sent)
         return; // the head of a whole answer waits for its length
-    add_head(&h, "x-tandem-target", origin.target);
-    add_head(&h, "x-tandem-tier", origin.tier);
-    add_head(&h, "x-tandem-reason", td_str_of(td_reason_word(td_exchange_record(call->x, attempt)->reason)));
-    send_head(call, 200, &h, true, SIZE_MAX);
-    keep_alive(call);
+    td_http_head_add(&h, "x-tandem-target", origin.target);
+    td_http_head_add(&h, "x-tandem-tier", origin.tier);
+    td_http_head_add(&h, "x-tandem-reason", td_str_of(td_reason_word(td_exchange_record(speaker->x, attempt)->reason)));
+    td_http_send_head(call, 200, &h, true, SIZE_MAX);
+    td_http_keep_alive(call);
 }
 
-static enum td_err make_writer(struct td_call *call) {
+enum td_err td_http_writer(struct td_call *call, const struct td_call *speaker, uint32_t parts) {
     struct td_answer_spec spec;
     if (call->writer)
         return TD_OK;
     td_answer_spec_of(&call->request, &spec);
     spec.exchange = td_str_of(call->exchange_id);
     spec.created_s = call->arrival_wall_ms / 1000;
-    spec.model = td_call_origin(call, call->first_attempt).model;
+    spec.model = td_call_origin(speaker, speaker->first_attempt).model;
+    spec.parts = parts;
+    if (parts > 1 && (spec.bytes_max = TD_REPLY_BYTES_MAX / parts) < PART_BYTES_MIN)
+        spec.bytes_max = PART_BYTES_MIN;
     return td_dialect_ops(call->request.dialect)->answer_create(&spec, &call->writer);
+}
+
+enum td_err td_http_done(struct td_call *call, const struct td_answer_meta *meta) {
+    if (!call->stream)
+        td_buf_expect(&call->out, USUAL_ANSWER_BYTES); // at once instead of in steps
+    enum td_err err = td_dialect_ops(call->request.dialect)->answer_end(call->writer, meta, &call->out);
+    if (err != TD_OK)
+        return err;
+    if (!call->stream) {
+        struct td_http_heads h = {.n = 0};
+        td_http_head_add(&h, "x-tandem-target", meta->origin.target);
+        td_http_head_add(&h, "x-tandem-tier", meta->origin.tier);
+        td_http_head_add(&h, "x-tandem-reason", meta->reason);
+        td_http_send_head(call, 200, &h, false, call->out.n);
+    }
+    td_http_send_data(call);
+    td_http_send_end(call, true);
+    return TD_OK;
 }
 
 static enum td_err on_done(struct td_call *call, const struct td_x_out *out) {
     struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
     struct td_answer_meta meta;
     td_call_meta(call, out, &meta, attempts);
-    if (!call->stream)
-        td_buf_expect(&call->out, USUAL_ANSWER_BYTES); // at once instead of in steps
-    enum td_err err = td_dialect_ops(call->request.dialect)->answer_end(call->writer, &meta, &call->out);
-    if (err != TD_OK)
-        return err;
-    if (!call->stream) {
-        struct heads h = {.n = 0};
-        add_head(&h, "x-tandem-target", meta.origin.target);
-        add_head(&h, "x-tandem-tier", meta.origin.tier);
-        add_head(&h, "x-tandem-reason", meta.reason);
-        send_head(call, 200, &h, false, call->out.n);
-    }
-    send_data(call);
-    send_end(call, true);
-    return TD_OK;
+    return td_http_done(call, &meta);
 }
 
-static void on_error(struct td_call *call, const struct td_x_out *out) {
+void td_http_fail(struct td_call *call, const struct td_x_out *out, struct td_answer_meta *meta) {
     const struct td_dialect_ops *d = td_dialect_ops(call->request.dialect);
-    struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
-    struct td_answer_meta meta;
     if (!call->head_sent) {
-        struct heads h = {.n = 0};
+        struct td_http_heads h = {.n = 0};
         char seconds[16];
         if (out->error.retry_after_ms) {
             snprintf(seconds, sizeof seconds, "%u", (out->error.retry_after_ms + 999) / 1000);
-            add_head(&h, "retry-after", td_str_of(seconds));
+            td_http_head_add(&h, "retry-after", td_str_of(seconds));
         }
         int status = out->error.http_status ? out->error.http_status : d->status(out->error.code);
-        td_call_meta(call, out, &meta, attempts);
-        meta.origin = (struct td_origin){TD_STR_NONE, TD_STR_NONE, TD_STR_NONE}; // it is nobody's answer
-        meta.reason = TD_STR_NONE;
-        send_error(call, &h, out->error.code, status, out->error.message, TD_STR_NONE, &meta);
+        meta->origin = (struct td_origin){TD_STR_NONE, TD_STR_NONE, TD_STR_NONE}; // it is nobody's answer
+        meta->reason = TD_STR_NONE;
+        td_http_send_error(call, &h, out->error.code, status, out->error.message, TD_STR_NONE, meta);
         return;
     }
-    td_call_meta(call, out, &meta, attempts);
     td_buf_clear(&call->out);
     bool told =
-        call->writer && d->answer_fail(call->writer, out->error.code, out->error.message, &meta, &call->out) == TD_OK;
-    send_data(call);
-    send_end(call, told);
+        call->writer && d->answer_fail(call->writer, out->error.code, out->error.message, meta, &call->out) == TD_OK;
+    td_http_send_data(call);
+    td_http_send_end(call, told);
+}
+
+static void on_error(struct td_call *call, const struct td_x_out *out) {
+    struct td_answer_attempt attempts[TD_ATTEMPTS_MAX];
+    struct td_answer_meta meta;
+    td_call_meta(call, out, &meta, attempts);
+    td_http_fail(call, out, &meta);
 }
 
 static enum td_err emit_one(struct td_call *call, const struct td_x_out *out) {
@@ -201,8 +212,8 @@ static enum td_err emit_one(struct td_call *call, const struct td_x_out *out) {
     enum td_err err = TD_OK;
     switch (out->type) {
     case TD_X_OUT_BEGIN:
-        begin(call, out->attempt);
-        err = make_writer(call);
+        td_http_begin(call, call, out->attempt);
+        err = td_http_writer(call, call, 1);
         if (err == TD_OK && call->stream && call->plan->mode == TD_MODE_PROGRESSIVE && call->request.wishes.revisions) {
             origin = td_call_origin(call, out->attempt);
             err = d->answer_revision(call->writer, TD_REVISION_DRAFT, &origin, false, &call->out);
@@ -253,10 +264,10 @@ static void emit(struct td_call *call, const struct td_x_out *list, uint32_t cou
         }
     }
     if (call->stream)
-        send_data(call);
+        td_http_send_data(call);
 }
 
-const struct td_presenter td_presenter_http = {.emit = emit, .refuse = refuse};
+const struct td_presenter td_presenter_http = {.emit = emit, .refuse = td_http_refuse};
 
 // ---------------------------------------------------------------------------------------------------------- routes --
 
@@ -276,10 +287,10 @@ static struct td_str bearer(const struct td_http_request *r) {
 }
 
 static void answer_json(struct td_call *call, int status) {
-    struct heads h = {.n = 0};
-    send_head(call, status, &h, false, call->out.n);
-    send_data(call);
-    send_end(call, true);
+    struct td_http_heads h = {.n = 0};
+    td_http_send_head(call, status, &h, false, call->out.n);
+    td_http_send_data(call);
+    td_http_send_end(call, true);
 }
 
 static enum td_err read_wish(struct td_call *call, struct td_str name, struct td_str value, struct td_error *e) {
@@ -293,6 +304,8 @@ static void infer(struct td_call *call, const struct td_http_request *r, enum td
     call->request.dialect = TD_DIALECT_OPENAI;
     enum td_err err = td_dialect_ops(TD_DIALECT_OPENAI)
                           ->read_request(&call->arena, kind, td_str_n(r->body, r->body_length), &call->request, &e);
+    if (err == TD_OK && call->request.prompt_count)
+        err = td_batch_open(call, td_str_n(r->body, r->body_length), &e);
     for (size_t i = 0; err == TD_OK && i < r->header_count; i++) {
         struct td_str name = td_str_n(r->headers[i].name, r->headers[i].name_length);
         if (name.n > 9 && td_str_ieq(td_str_n(name.p, 9), TD_STR("x-tandem-")))
@@ -304,6 +317,7 @@ static void infer(struct td_call *call, const struct td_http_request *r, enum td
     }
     call->stream = call->request.stream;
     td_call_run(call, bearer(r), strcmp(r->peer, "unix") == 0, r->local_peer);
+    td_batch_start(call);
 }
 
 static uint32_t list_models(const struct td_config *config, const struct td_world *world,
@@ -334,7 +348,7 @@ static bool may_look(struct td_call *call, const struct td_http_request *r) {
         strcmp(r->peer, "unix") == 0 || (r->local_peer && td_govern_key_count(rt->govern, call->arrival_wall_ms) == 0);
     td_govern_anonymous(&call->who);
     if (!open && td_govern_identify(rt->govern, bearer(r), call->arrival_wall_ms, &call->who, &e) != TD_OK) {
-        refuse(call, TD_ERR_UNAUTHORIZED, &e, 0);
+        td_http_refuse(call, TD_ERR_UNAUTHORIZED, &e, 0);
         return false;
     }
     return true;
@@ -371,16 +385,16 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
                              sizeof *entries);
     world = td_arena_alloc(&call->arena, sizeof *world);
     if (!entries || !world) {
-        refuse(call, TD_ERR_NOMEM, NULL, 0);
+        td_http_refuse(call, TD_ERR_NOMEM, NULL, 0);
         return;
     }
     td_runtime_world(call->worker->runtime, call->config, false, td_now_ns(), world);
-    uint32_t n = list_models(call->config, world, entries, call->arrival_wall_ms / 1000);
+    uint32_t n = list_models(call->config, world, entries, call->worker->runtime->started_wall_ms / 1000);
     if (name.n == 0) {
         if (d->write_models(entries, n, &call->out) == TD_OK)
             answer_json(call, 200);
         else
-            refuse(call, TD_ERR_NOMEM, NULL, 0);
+            td_http_refuse(call, TD_ERR_NOMEM, NULL, 0);
         return;
     }
     name = decode_name(&call->arena, name);
@@ -394,7 +408,7 @@ static void models(struct td_call *call, const struct td_http_request *r, struct
     }
     td_error_set(&e, TD_ERR_MODEL_NOT_FOUND, "the model '%.*s' does not exist", (int)(name.n < 128 ? name.n : 128),
                  name.p);
-    refuse(call, TD_ERR_MODEL_NOT_FOUND, &e, 0);
+    td_http_refuse(call, TD_ERR_MODEL_NOT_FOUND, &e, 0);
 }
 
 // ---- admin, events
@@ -418,7 +432,7 @@ static void on_admin_done(void *arg) {
     if (job->failed && job->for_client) {
         struct td_error e;
         td_error_set(&e, TD_ERR_NOT_FOUND, "nothing is kept of this exchange");
-        refuse(call, TD_ERR_NOT_FOUND, &e, 0);
+        td_http_refuse(call, TD_ERR_NOT_FOUND, &e, 0);
         td_string_free(job->result);
         td_free(job);
         td_call_unref(call);
@@ -440,7 +454,7 @@ static void on_admin_done(void *arg) {
     if (err == TD_OK)
         answer_json(call, job->failed ? 400 : 200);
     else
-        refuse(call, err, NULL, 0);
+        td_http_refuse(call, err, NULL, 0);
     td_string_free(job->result);
     td_free(job);
     td_call_unref(call);
@@ -466,7 +480,7 @@ static void run_job(struct td_call *call, const char *method, const char *params
     }
     if (!job || !job->params || pthread_create(&thread, NULL, admin_main, job) != 0) {
         td_free(job);
-        refuse(call, TD_ERR_NOMEM, NULL, 0);
+        td_http_refuse(call, TD_ERR_NOMEM, NULL, 0);
         td_call_unref(call);
         return;
     }
@@ -490,10 +504,10 @@ static void exchange_state(struct td_call *call, const struct td_http_request *r
 }
 
 static void open_events(struct td_call *call) {
-    struct heads h = {.n = 0};
-    send_head(call, 200, &h, true, SIZE_MAX);
+    struct td_http_heads h = {.n = 0};
+    td_http_send_head(call, 200, &h, true, SIZE_MAX);
     if (td_buf_addz(&call->out, ": listening\n\n") == TD_OK)
-        send_data(call);
+        td_http_send_data(call);
 }
 
 // GET /v1/tandem/events: every later answer of this tenant, from now on or from Last-Event-ID.
@@ -507,12 +521,12 @@ static void events(struct td_call *call, const struct td_http_request *r) {
     if (last.n && !td_str_to_u64(last, &after)) {
         struct td_error e;
         td_error_set(&e, TD_ERR_BAD_REQUEST, "Last-Event-ID is a number");
-        refuse(call, TD_ERR_BAD_REQUEST, &e, 0);
+        td_http_refuse(call, TD_ERR_BAD_REQUEST, &e, 0);
         td_call_unref(call);
         return;
     }
     if (td_events_listen(call->worker->runtime->events, call, after, open_events) != TD_OK) {
-        refuse(call, TD_ERR_NOMEM, NULL, 0);
+        td_http_refuse(call, TD_ERR_NOMEM, NULL, 0);
         td_call_unref(call);
     }
 }
@@ -533,20 +547,21 @@ static const struct {
              {"/v1/completions", TD_KIND_COMPLETION},
              {"/v1/embeddings", TD_KIND_EMBEDDING}};
 
-static void not_found(struct td_call *call) {
+static void not_found(struct td_call *call, struct td_str path) {
     struct td_error e;
-    td_error_set(&e, TD_ERR_NOT_FOUND,
-                 "there is nothing at this path; /v1 offers chat/completions, completions, embeddings and models");
-    refuse(call, TD_ERR_NOT_FOUND, &e, 0);
+    td_error_set(&e, TD_ERR_NOT_FOUND, "%s; /v1 offers chat/completions, completions, embeddings and models",
+                 td_str_starts(path, TD_STR("/v1/responses")) ? "the Responses API is not offered"
+                                                              : "there is nothing at this path");
+    td_http_refuse(call, TD_ERR_NOT_FOUND, &e, 0);
 }
 
 static void wrong_method(struct td_call *call, const struct td_http_request *r, const char *allow) {
-    struct heads h = {.n = 0};
+    struct td_http_heads h = {.n = 0};
     struct td_error e;
     td_error_set(&e, TD_ERR_METHOD, "this path takes %s, not %s", allow, r->method);
-    add_head(&h, "allow", td_str_of(allow));
-    send_error(call, &h, TD_ERR_METHOD, td_dialect_ops(call->request.dialect)->status(TD_ERR_METHOD),
-               td_str_of(e.message), TD_STR_NONE, NULL);
+    td_http_head_add(&h, "allow", td_str_of(allow));
+    td_http_send_error(call, &h, TD_ERR_METHOD, td_dialect_ops(call->request.dialect)->status(TD_ERR_METHOD),
+                       td_str_of(e.message), TD_STR_NONE, NULL);
 }
 
 // Paths that are read. True: `call` keeps its running reference until a thread or a stream is done.
@@ -556,7 +571,7 @@ static bool look(struct td_call *call, const struct td_http_request *r) {
     bool all_models = td_str_is(path, "/v1/models"), model = td_str_starts(path, one_model),
          exchange = td_str_starts(path, exchanges), stream = td_str_is(path, "/v1/tandem/events");
     if (!all_models && !model && !exchange && !stream)
-        not_found(call);
+        not_found(call, path);
     else if (!is_get(r))
         wrong_method(call, r, "GET, HEAD, OPTIONS");
     else if (exchange)
@@ -614,6 +629,7 @@ void td_http_stop(struct td_call *call) {
         return;
     call->client_stopped = true;
     td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_STOP});
+    td_batch_feed(call, TD_X_IN_CLIENT_STOP);
 }
 
 void td_http_proceed(struct td_call *call) {
@@ -621,4 +637,5 @@ void td_http_proceed(struct td_call *call) {
         return;
     call->client_stopped = false;
     td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_PROCEED});
+    td_batch_feed(call, TD_X_IN_CLIENT_PROCEED);
 }

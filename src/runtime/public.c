@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/time.h"
+#include "runtime/batch.h"
 #include "runtime/call.h"
 #include "target/words.h"
 
@@ -317,6 +318,7 @@ static void release(void *arg) {
         call->sink_done = true;
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_CLIENT_GONE});
     }
+    td_batch_gone(call);
     td_call_unref(call);
 }
 

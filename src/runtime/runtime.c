@@ -144,6 +144,7 @@ int td_runtime_create(const struct td_options *options, struct td_runtime **out,
     pthread_mutex_init(&rt->keep_lock, NULL);
     rt->epoch = 1;
     rt->started_ns = td_now_ns();
+    rt->started_wall_ms = td_wall_ms();
     name_metrics(rt);
     enum td_err err = open_parts(rt, options ? options : &none, &e);
     if (err != TD_OK) {
@@ -155,21 +156,26 @@ int td_runtime_create(const struct td_options *options, struct td_runtime **out,
     return 0;
 }
 
-static void end_calls(void *arg) {
-    struct td_worker *w = arg;
-    for (struct td_call *call = w->calls, *next; call; call = next) {
-        next = call->next;
-        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_ABORT, .abort_code = TD_ERR_CANCELLED});
+// What one call is told may end others (of the same batch): the one we are at stays, and with it what is next.
+static void feed_all(struct td_worker *w, const struct td_x_input *in) {
+    struct td_call *call = w->calls, *next;
+    if (call)
+        atomic_fetch_add(&call->refs, 1);
+    for (; call; call = next) {
+        td_call_feed(call, in);
+        if ((next = call->next))
+            atomic_fetch_add(&next->refs, 1);
+        td_call_unref(call);
     }
+}
+
+static void end_calls(void *arg) {
+    feed_all(arg, &(struct td_x_input){.type = TD_X_IN_ABORT, .abort_code = TD_ERR_CANCELLED});
 }
 
 // Nothing optional is started any more: no retry after a pause, no better answer that was not asked for yet.
 static void drain_calls(void *arg) {
-    struct td_worker *w = arg;
-    for (struct td_call *call = w->calls, *next; call; call = next) {
-        next = call->next;
-        td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_DRAIN});
-    }
+    feed_all(arg, &(struct td_x_input){.type = TD_X_IN_DRAIN});
 }
 
 int td_runtime_drain(struct td_runtime *rt, unsigned timeout_ms) {

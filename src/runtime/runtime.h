@@ -63,6 +63,7 @@ struct td_runtime {
     char bound_address[128];
     const char *hosts[64], *origins[64]; // of td_listen_settings_get
     uint64_t started_ns, pruned_ns;
+    int64_t started_wall_ms;
     struct td_events *events;     // events.h
     pthread_mutex_t keep_lock;    // guards keeping
     struct td_call *keeping;      // calls whose request is kept and whose own answer is not yet beside it

@@ -22,6 +22,7 @@ struct td_answer_spec {
     bool logprobs;         // the client asked for them; else they are not shown
     uint32_t top_logprobs; // at most so many alternatives per token
     uint32_t choices;      // 0 counts as 1
+    uint32_t parts;        // so many times these: one answer of several exchanges; 0 counts as 1
     bool base64;           // embeddings
     size_t bytes_max;      // ceiling of a whole answer; 0: TD_REPLY_BYTES_MAX
 };
@@ -40,6 +41,7 @@ struct td_answer_attempt {
     struct td_usage usage;
     int64_t cost_nusd;
     uint32_t ttft_ms, duration_ms;
+    uint32_t part; // whose it is, where there are several
 };
 
 // What the last chunk's or the body's `tandem` object says. Zero-initialise and set confidence to NaN where unknown.
@@ -55,6 +57,8 @@ struct td_answer_meta {
     struct td_usage usage_total;  // all attempts
     const struct td_answer_attempt *attempts;
     uint32_t attempt_count;
+    const struct td_str *exchanges; // of all parts, where there are several; `exchange` is the first of them
+    uint32_t exchange_count;
 };
 
 struct td_answer_writer;

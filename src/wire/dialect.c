@@ -17,6 +17,7 @@ static const struct td_dialect_ops dialects[] = {
             .answer_end = td_openai_answer_end,
             .answer_fail = td_openai_answer_fail,
             .answer_reset = td_openai_answer_reset,
+            .answer_part = td_openai_answer_part,
             .answer_keepalive = td_openai_answer_keepalive,
             .status = td_openai_status,
             .write_error = td_openai_write_error,

@@ -24,6 +24,7 @@ struct td_dialect_ops {
     enum td_err (*answer_fail)(struct td_answer_writer *w, enum td_err err, struct td_str message,
                                const struct td_answer_meta *meta, struct td_buf *out);
     void (*answer_reset)(struct td_answer_writer *w);
+    void (*answer_part)(struct td_answer_writer *w, uint32_t part);
     enum td_err (*answer_keepalive)(struct td_buf *out);
     int (*status)(enum td_err err);
     enum td_err (*write_error)(enum td_err err, int status, struct td_str message, struct td_str param,

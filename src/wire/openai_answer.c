@@ -56,6 +56,7 @@ enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td
         w->spec.choices = 1;
     if (w->spec.choices > TD_CHOICES_MAX)
         w->spec.choices = TD_CHOICES_MAX;
+    w->choice_count = w->spec.choices * (spec->parts > 1 ? spec->parts : 1);
     if (w->spec.bytes_max == 0)
         w->spec.bytes_max = TD_REPLY_BYTES_MAX;
     td_arena_init_small(&w->arena, w->spec.bytes_max + (1u << 20));
@@ -63,9 +64,9 @@ enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td
     td_buf_init(&w->pending, w->spec.bytes_max);
     td_buf_init(&w->vectors, w->spec.bytes_max);
     td_buf_init(&w->extras.json, w->spec.bytes_max);
-    w->choices = td_calloc(w->spec.choices, sizeof *w->choices);
+    w->choices = td_calloc(w->choice_count, sizeof *w->choices);
     if (w->choices)
-        for (uint32_t i = 0; i < w->spec.choices; i++)
+        for (uint32_t i = 0; i < w->choice_count; i++)
             choice_init(&w->choices[i], w->spec.bytes_max);
     w->id = made_id(&w->arena, spec->kind == TD_KIND_CHAT ? TD_STR("chatcmpl-") : TD_STR("cmpl-"), spec->exchange);
     w->spec.exchange = td_arena_str(&w->arena, spec->exchange);
@@ -81,7 +82,7 @@ enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td
 void td_openai_answer_destroy(struct td_answer_writer *w) {
     if (!w)
         return;
-    for (uint32_t i = 0; w->choices && i < w->spec.choices; i++)
+    for (uint32_t i = 0; w->choices && i < w->choice_count; i++)
         choice_finish(&w->choices[i]);
     td_free(w->choices);
     td_buf_finish(&w->head);
@@ -93,7 +94,7 @@ void td_openai_answer_destroy(struct td_answer_writer *w) {
 }
 
 void td_openai_answer_reset(struct td_answer_writer *w) {
-    for (uint32_t i = 0; i < w->spec.choices; i++) {
+    for (uint32_t i = 0; i < w->choice_count; i++) {
         struct td_ow_choice *c = &w->choices[i];
         bool role_sent = c->role_sent;
         struct td_buf prefix = c->prefix;
@@ -212,7 +213,8 @@ static void emit_delta(struct td_emit *m, struct td_answer_writer *w, struct td_
 static void emit_frame(struct td_emit *m, struct td_answer_writer *w, uint32_t index, const struct td_event *ev,
                        const char *finish) {
     struct td_ow_choice *c = &w->choices[index];
-    td_json *raw = ev ? ev->raw : NULL, *choice = raw ? td_ow_raw_choice(raw, index) : NULL;
+    td_json *raw = ev ? ev->raw : NULL;
+    td_json *choice = raw ? td_ow_raw_choice(raw, index - td_ow_first_choice(w)) : NULL;
     bool text = ev && ev->type == TD_EV_DELTA;
     open_frame(m, w, index);
     if (w->spec.kind == TD_KIND_CHAT) {
@@ -324,6 +326,10 @@ static enum td_err stream_event(struct td_answer_writer *w, const struct td_even
     return m.err;
 }
 
+void td_openai_answer_part(struct td_answer_writer *w, uint32_t part) {
+    w->part = part;
+}
+
 enum td_err td_openai_answer_event(struct td_answer_writer *w, const struct td_event *ev, struct td_buf *out) {
     w->damaged = w->damaged || ev->damaged;
     switch (ev->type) {
@@ -348,6 +354,11 @@ enum td_err td_openai_answer_event(struct td_answer_writer *w, const struct td_e
     default:
         if (ev->choice >= w->spec.choices)
             return TD_OK; // more choices than were asked for
+        if (w->part) {
+            struct td_event moved = *ev;
+            moved.choice += td_ow_first_choice(w);
+            return w->spec.stream ? stream_event(w, &moved, out) : td_ow_whole_event(w, &moved);
+        }
         return w->spec.stream ? stream_event(w, ev, out) : td_ow_whole_event(w, ev);
     }
 }
@@ -411,7 +422,7 @@ static bool is_complete(const struct td_answer_writer *w) {
     bool any = w->vector_count > 0;
     if (w->spec.kind == TD_KIND_EMBEDDING)
         return any;
-    for (uint32_t i = 0; i < w->spec.choices; i++) {
+    for (uint32_t i = 0; i < w->choice_count; i++) {
         if (w->choices[i].role_sent && !w->choices[i].finished)
             return false;
         any = any || w->choices[i].finished;

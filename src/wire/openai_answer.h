@@ -29,6 +29,8 @@ enum td_err td_openai_answer_end(struct td_answer_writer *w, const struct td_ans
 // NULL.
 enum td_err td_openai_answer_fail(struct td_answer_writer *w, enum td_err err, struct td_str message,
                                   const struct td_answer_meta *meta, struct td_buf *out) TD_MUST_USE;
+// An answer of several parts (spec.parts): the events that follow are of this one, its choices counted from 0.
+void td_openai_answer_part(struct td_answer_writer *w, uint32_t part);
 // A restart: forgets all that was taken in; the model may be named anew. Streaming: only right while nothing of the
 // text was sent, or behind a `replace`.
 void td_openai_answer_reset(struct td_answer_writer *w);

@@ -14,6 +14,7 @@ struct td_openai_body {
     struct td_request *req;
     td_json *tool_choice, *tandem; // read after everything else
     bool has_top_logprobs, has_stream_options;
+    uint32_t best_of; // 0: not given
     uint64_t text_bytes;
 };
 

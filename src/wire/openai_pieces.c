@@ -215,8 +215,13 @@ void td_ow_revision(struct td_emit *m, const struct td_answer_writer *w, bool op
         emit_origin(m, "draft", &w->draft);
 }
 
-static void emit_attempt(struct td_emit *m, const struct td_answer_attempt *a) {
+static void emit_attempt(struct td_emit *m, const struct td_answer_attempt *a, bool parts) {
     td_emit_lit(m, "{");
+    if (parts) {
+        td_emit_lit(m, "\"prompt\":");
+        td_emit_u64(m, a->part);
+        td_emit_lit(m, ",");
+    }
     td_emit_word(m, "target", a->origin.target);
     td_emit_word(m, "tier", a->origin.tier);
     td_emit_word(m, "model", a->origin.model);
@@ -238,6 +243,16 @@ void td_ow_meta(struct td_emit *m, const struct td_answer_writer *w, const struc
         return;
     td_emit_lit(m, ",\"tandem\":{");
     td_emit_word(m, "exchange", meta->exchange.n || !w ? meta->exchange : w->spec.exchange);
+    for (uint32_t i = 0; i < meta->exchange_count; i++) {
+        if (i)
+            td_emit_lit(m, ",\"");
+        else
+            td_emit_lit(m, "\"exchanges\":[\"");
+        td_emit_raw(m, meta->exchanges[i].p, meta->exchanges[i].n);
+        td_emit_lit(m, "\"");
+    }
+    if (meta->exchange_count)
+        td_emit_lit(m, "],");
     td_emit_word(m, "target", meta->origin.target);
     td_emit_word(m, "tier", meta->origin.tier);
     td_emit_word(m, "model", meta->origin.model);
@@ -268,7 +283,7 @@ void td_ow_meta(struct td_emit *m, const struct td_answer_writer *w, const struc
     for (uint32_t i = 0; i < meta->attempt_count; i++) {
         if (i)
             td_emit_lit(m, ",");
-        emit_attempt(m, &meta->attempts[i]);
+        emit_attempt(m, &meta->attempts[i], meta->exchange_count > 0);
     }
     td_emit_lit(m, "]}");
 }

@@ -63,14 +63,35 @@ static enum td_err read_logprobs(struct td_openai_body *r, td_json *v) {
     return td_openai_read_count(r, "logprobs", v, 0, TD_LOGPROBS_MAX, &req->top_logprobs);
 }
 
-static enum td_err read_prompt(struct td_openai_body *r, td_json *v) {
-    if (yyjson_is_arr(v)) {
-        if (yyjson_arr_size(v) != 1 || !yyjson_is_str(yyjson_arr_get_first(v)))
-            return REFUSE(r, UNSUPPORTED, "prompt",
-                          "One prompt of text is supported; several prompts and token arrays are not.");
-        v = yyjson_arr_get_first(v);
+static enum td_err refuse_tokens(struct td_openai_body *r, const char *field) {
+    return REFUSE(r, UNSUPPORTED, field,
+                  "Token numbers are not supported as '%s': what cannot be read cannot be labelled. Send text.", field);
+}
+
+static enum td_err read_prompts(struct td_openai_body *r, td_json *v) {
+    struct td_request *req = r->req;
+    enum td_err err = TD_OK;
+    size_t i, max;
+    td_json *item;
+    if (!yyjson_is_arr(v))
+        return td_openai_read_text(r, "prompt", v, &req->prompt);
+    if (yyjson_arr_size(v) == 0 || yyjson_arr_size(v) > TD_PROMPTS_MAX)
+        return REFUSE(r, BAD_REQUEST, "prompt", "'prompt' must have 1 to %u entries.", TD_PROMPTS_MAX);
+    struct td_str *list = td_arena_array(r->arena, yyjson_arr_size(v), sizeof *list);
+    if (!list)
+        return NO_MEMORY(r);
+    yyjson_arr_foreach(v, i, max, item) {
+        if (yyjson_is_num(item) || yyjson_is_arr(item))
+            return refuse_tokens(r, "prompt");
+        if ((err = td_openai_read_text(r, "prompt", item, &list[i])) != TD_OK)
+            return err;
     }
-    return td_openai_read_text(r, "prompt", v, &r->req->prompt);
+    req->prompt = list[0];
+    if (max > 1) {
+        req->prompts = list;
+        req->prompt_count = (uint32_t)max;
+    }
+    return TD_OK;
 }
 
 static enum td_err read_input(struct td_openai_body *r, td_json *v) {
@@ -90,7 +111,7 @@ static enum td_err read_input(struct td_openai_body *r, td_json *v) {
         td_json *item;
         yyjson_arr_foreach(v, i, max, item) {
             if (yyjson_is_num(item) || yyjson_is_arr(item))
-                return REFUSE(r, UNSUPPORTED, "input", "Token arrays are not supported as 'input'; send text.");
+                return refuse_tokens(r, "input");
             if (err == TD_OK)
                 err = td_openai_read_text(r, "input", item, &req->inputs[req->input_count++]);
         }
@@ -113,8 +134,6 @@ static enum td_err read_refused(struct td_openai_body *r, enum td_openai_key key
     if (key == TD_OPENAI_KEY_FUNCTIONS || key == TD_OPENAI_KEY_FUNCTION_CALL)
         return REFUSE(r, UNSUPPORTED, keys[key], "'%s' is deprecated and not supported; use 'tools'.", keys[key]);
     if (key == TD_OPENAI_KEY_ECHO && yyjson_is_bool(v) && !yyjson_get_bool(v))
-        return TD_OK;
-    if (key == TD_OPENAI_KEY_BEST_OF && yyjson_is_uint(v) && yyjson_get_uint(v) == 1)
         return TD_OK;
     return REFUSE(r, UNSUPPORTED, keys[key], "'%s' is not supported.", keys[key]);
 }
@@ -168,7 +187,9 @@ static enum td_err read_field(struct td_openai_body *r, enum td_openai_key key, 
     case TD_OPENAI_KEY_USER:
         return td_openai_read_name(r, field, v, 512, &req->user);
     case TD_OPENAI_KEY_PROMPT:
-        return read_prompt(r, v);
+        return read_prompts(r, v);
+    case TD_OPENAI_KEY_BEST_OF:
+        return td_openai_read_count(r, field, v, 1, TD_CHOICES_MAX, &r->best_of);
     case TD_OPENAI_KEY_SUFFIX:
         return td_openai_read_text(r, field, v, &req->suffix);
     case TD_OPENAI_KEY_INPUT:
@@ -202,6 +223,10 @@ static enum td_err check_whole(struct td_openai_body *r, uint64_t seen) {
         return REFUSE(r, BAD_REQUEST, "model", "'model' is empty.");
     if (!(seen & 1ull << content[req->kind]))
         return REFUSE(r, BAD_REQUEST, keys[content[req->kind]], "'%s' is missing.", keys[content[req->kind]]);
+    if (r->best_of && r->best_of != req->n) // as many as are asked for are the best of themselves
+        return REFUSE(r, UNSUPPORTED, "best_of", "'best_of' is not supported, but as much as 'n'.");
+    if (req->prompt_count * req->n > TD_COMPLETIONS_MAX)
+        return REFUSE(r, BAD_REQUEST, "n", "The prompts times 'n' are more than %u completions.", TD_COMPLETIONS_MAX);
     if (req->kind == TD_KIND_CHAT && r->has_top_logprobs && req->top_logprobs && !req->logprobs)
         return REFUSE(r, BAD_REQUEST, "top_logprobs", "'top_logprobs' needs 'logprobs' to be true.");
     if (r->has_stream_options && !req->stream)

@@ -6,7 +6,7 @@
 // Policy on odd input: a known key given twice in one object is refused (two readers of the same bytes must not see two
 // requests); JSON null counts as "not given"; unknown keys are kept in `root` for a provider of the same dialect; NUL
 // characters in text are refused; what this program cannot carry (functions, custom tools, token arrays as prompt,
-// several prompts, best_of, echo) is TD_ERR_UNSUPPORTED, never ignored.
+// best_of, echo, token numbers) is TD_ERR_UNSUPPORTED, never ignored.
 #ifndef TD_WIRE_OPENAI_REQUEST_H
 #define TD_WIRE_OPENAI_REQUEST_H
 

@@ -122,7 +122,7 @@ enum td_err td_ow_whole_event(struct td_answer_writer *w, const struct td_event 
     struct td_ow_choice *c = &w->choices[ev->choice];
     enum td_err err = TD_OK;
     if (ev->raw) {
-        td_json *choice = td_ow_raw_choice(ev->raw, ev->choice);
+        td_json *choice = td_ow_raw_choice(ev->raw, ev->choice - td_ow_first_choice(w));
         err = keep_unknown(w, &w->extras, ev->raw, td_openai_known_top);
         if (err == TD_OK)
             err = keep_unknown(w, &c->extras, choice, td_openai_known_choice);
@@ -241,7 +241,7 @@ void td_ow_whole_end(struct td_emit *m, struct td_answer_writer *w, const struct
         td_emit_string(m, w->model);
         td_emit_lit(m, ",\"choices\":[");
         bool first = true;
-        for (uint32_t i = 0; i < w->spec.choices; i++) {
+        for (uint32_t i = 0; i < w->choice_count; i++) {
             if (!w->choices[i].finished)
                 continue;
             if (!first)

@@ -42,7 +42,8 @@ struct td_answer_writer {
     // What every piece of a stream asks for.
     struct td_answer_spec spec;
     struct td_ow_choice *choices;
-    struct td_buf pending; // a finish frame without its end
+    uint32_t choice_count, part; // choices of all parts; the part that speaks
+    struct td_buf pending;       // a finish frame without its end
     bool model_known, has_usage, damaged;
 
     struct td_arena arena;
@@ -63,6 +64,10 @@ struct td_answer_writer {
 void td_ow_unknown(struct td_emit *m, td_json *obj, bool (*known)(struct td_str));
 // The entry of raw's `choices` with this index, and its delta or message; NULL none.
 td_json *td_ow_raw_choice(td_json *raw, uint32_t index);
+// Which choice of the whole answer is the first of the part that speaks; a provider counts from there.
+static inline uint32_t td_ow_first_choice(const struct td_answer_writer *w) {
+    return w->part * w->spec.choices;
+}
 td_json *td_ow_raw_message(td_json *choice);
 // Elements of a chat's logprobs, and of one of the four parallel lists of a completion's; with commas between.
 void td_ow_chat_tokens(struct td_emit *m, const struct td_answer_writer *w, const struct td_token *tokens,

@@ -112,8 +112,10 @@ struct td_request {
     enum td_format format;
     td_json *schema; // of json_schema
     struct td_str schema_name;
-    struct td_str prompt, suffix; // completions (one prompt; several are refused as unsupported)
-    struct td_str *inputs;        // embeddings
+    struct td_str prompt, suffix; // completions
+    struct td_str *prompts;       // all of them where there are several, the first of which is `prompt`; else NULL
+    uint32_t prompt_count;
+    struct td_str *inputs; // embeddings
     uint32_t input_count;
     uint32_t dimensions;                                            // 0 default
     bool base64;                                                    // encoding_format

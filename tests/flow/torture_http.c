@@ -79,6 +79,8 @@ struct ask {
 #define SAY(model, text, more)                                                                                         \
     "{\"model\":\"" model "\",\"messages\":[{\"role\":\"user\",\"content\":\"" text "\"}]" more "}"
 #define CHAT "POST /v1/chat/completions"
+#define TEXT "POST /v1/completions"
+#define SEVERAL(more) "{\"model\":\"cloud\",\"prompt\":[\"a\",\"b\",\"c\",\"d\",\"e\",\"f\"],\"max_tokens\":2" more "}"
 
 static const struct ask asks[] = {
     {"health", PLAIN, "GET /healthz", .status = 200, .answer = "ok"},
@@ -90,6 +92,10 @@ static const struct ask asks[] = {
     {"large", PLAIN, CHAT, SAY("cloud", "ECHO:word", ""), .padding = 600000, .status = 200, .answer = "\"word\""},
     {"large and chunked", PLAIN, CHAT, SAY("cloud", "ECHO:word", ""), .padding = 300000, .chunked = true, .status = 200,
      .answer = "\"word\""},
+    {"several prompts", PLAIN, TEXT, SEVERAL(""), .status = 200, .answer = "\"index\":5"},
+    {"several prompts streamed", PLAIN, TEXT, SEVERAL(",\"stream\":true"), .status = 200, .answer = "[DONE]"},
+    {"leaves several prompts", PLAIN, TEXT, SEVERAL(",\"user\":\"SLOW\",\"stream\":true"), .leaves = true,
+     .status = 200, .answer = ""},
     {"pipelined", PLAIN, CHAT, SAY("cloud", "ECHO:word", ""), .twice = true, .status = 200, .answer = "\"word\""},
     {"no JSON", PLAIN, CHAT, "{\"model\":", .status = 400, .answer = "tandem.request.json"},
     {"leaves", PLAIN, CHAT, SAY("cloud", "SLOW please", ",\"stream\":true"), .leaves = true, .status = 200,

@@ -153,6 +153,34 @@ static void a_continued_answer_does_not_repeat_its_beginning(void **state) {
     host_turn_destroy(turn);
 }
 
+// What a model said amiss, or would not say, must not end the conversation.
+static void what_clients_send_back_is_rendered(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":null,\"refusal\":\"never that\"},"
+         "{\"role\":\"user\",\"content\":\"x\"}]",
+         "never that"},
+        {"[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":[{\"type\":\"text\",\"text\":"
+         "\"hm\"},"
+         "{\"type\":\"refusal\",\"refusal\":\"not this\"}]},{\"role\":\"user\",\"content\":\"x\"}]",
+         "not this"},
+#define CALLED(arguments)                                                                                              \
+    "[{\"role\":\"user\",\"content\":\"q\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"a\","   \
+    "\"type\":"                                                                                                        \
+    "\"function\",\"function\":{\"name\":\"get_time\",\"arguments\":\"" arguments "\"}}]},{\"role\":\"tool\","         \
+    "\"tool_call_id\":\"a\",\"content\":\"noon\"}]"
+        {CALLED(""), "get_time"},
+        {CALLED("{\\\"unfinished"), "unfinished"},
+        {CALLED("7 words"), "7 words"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct host_turn *turn = turn_of(cases[i][0], "none");
+        struct td_str prompt = host_turn_prompt(turn);
+        assert_non_null(memmem(prompt.p, prompt.n, cases[i][1], strlen(cases[i][1])));
+        host_turn_destroy(turn);
+    }
+}
+
 static void bad_messages_are_a_typed_error_without_their_text(void **state) {
     (void)state;
     static const char *const bad[] = {
@@ -309,6 +337,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(two_calls_have_their_own_indexes_and_ids),
         cmocka_unit_test(plain_text_stays_plain_text),
         cmocka_unit_test(a_continued_answer_does_not_repeat_its_beginning),
+        cmocka_unit_test(what_clients_send_back_is_rendered),
         cmocka_unit_test(bad_messages_are_a_typed_error_without_their_text),
         cmocka_unit_test(early_templates_make_the_same_of_a_chat),
         cmocka_unit_test(early_templates_of_another_model_are_refused),

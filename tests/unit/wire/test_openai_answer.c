@@ -307,6 +307,57 @@ static void a_whole_answer_is_one_body(void **state) {
     assert_int_equal(yyjson_arr_size(td_json_get(tandem, "attempts")), 2);
 }
 
+// Two exchanges, each with two choices: the provider of the second counts its own from 0 again.
+static void parts_share_one_answer(void **state) {
+    (void)state;
+    static const struct td_str exchanges[] = {TD_STR("01A"), TD_STR("01B")};
+    for (int stream = 0; stream < 2; stream++) {
+        td_openai_answer_destroy(w);
+        td_buf_clear(&out);
+        create((struct td_answer_spec){.kind = TD_KIND_COMPLETION, .choices = 2, .parts = 2, .stream = stream});
+        start("big");
+        td_json *raw = parse(TD_STR("{\"choices\":[{\"index\":1,\"text\":\"d\",\"native\":7}]}"));
+        td_openai_answer_part(w, 1);
+        event((struct td_event){.type = TD_EV_DELTA, .choice = 1, .delta = {.text = TD_STR("d")}, .raw = raw});
+        text(0, "c");
+        td_openai_answer_part(w, 0);
+        text(0, "a");
+        text(1, "b");
+        text(2, "not asked for");
+        for (uint32_t part = 0; part < 2; part++) {
+            td_openai_answer_part(w, part);
+            finish(0, TD_FINISH_STOP);
+            if (part == 1) // the last is still to come
+                assert_int_equal(td_openai_answer_end(w, NULL, &out), TD_ERR_CUT);
+            finish(1, TD_FINISH_LENGTH);
+        }
+        struct td_answer_meta m = meta();
+        struct td_answer_attempt attempts[] = {m.attempts[0], m.attempts[1]};
+        attempts[1].part = 1;
+        m.attempts = attempts;
+        m.exchanges = exchanges;
+        m.exchange_count = 2;
+        assert_ok(td_openai_answer_end(w, &m, &out));
+        if (stream) {
+            assert_non_null(strstr(td_buf_z(&out), "{\"index\":3,\"text\":\"d\",\"logprobs\":null,"
+                                                   "\"finish_reason\":null,\"native\":7}"));
+            assert_non_null(strstr(td_buf_z(&out), "{\"index\":2,\"text\":\"c\""));
+            assert_non_null(strstr(td_buf_z(&out), "\"exchanges\":[\"01A\",\"01B\"]"));
+            continue;
+        }
+        dump("CreateCompletionResponse", td_buf_str(&out));
+        td_json *v = parse(td_buf_str(&out)), *choices = td_json_get(v, "choices");
+        td_json *told = td_json_get(td_json_get(v, "tandem"), "attempts");
+        assert_int_equal(yyjson_arr_size(choices), 4);
+        for (unsigned i = 0; i < 4; i++) {
+            assert_int_equal(td_json_get_int(yyjson_arr_get(choices, i), "index", -1), i);
+            assert_true(td_str_eq(td_json_get_str(yyjson_arr_get(choices, i), "text"), td_str_n("abcd" + i, 1)));
+        }
+        assert_int_equal(td_json_get_int(yyjson_arr_get(choices, 3), "native", 0), 7);
+        assert_int_equal(td_json_get_int(yyjson_arr_get(told, 1), "prompt", -1), 1);
+    }
+}
+
 static void a_whole_answer_keeps_tool_calls_refusals_and_reasoning(void **state) {
     (void)state;
     create((struct td_answer_spec){.logprobs = true, .top_logprobs = 1, .choices = 2});
@@ -607,6 +658,7 @@ int main(void) {
         T(completions_have_their_own_form),
         T(completion_frames_validate),
         T(a_whole_answer_is_one_body),
+        T(parts_share_one_answer),
         T(a_whole_answer_keeps_tool_calls_refusals_and_reasoning),
         T(a_truncated_answer_is_no_success),
         T(fields_of_the_same_dialect_pass_through),

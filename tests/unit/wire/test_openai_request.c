@@ -309,7 +309,7 @@ static void tools_and_formats_have_their_shape(void **state) {
     EXPECT_REFUSED(TD_KIND_CHAT, list);
 }
 
-static void completions_take_one_prompt_of_text(void **state) {
+static void completions_take_prompts_of_text(void **state) {
     (void)state;
     assert_ok(td_openai_read_completion(&arena,
                                         TD_STR("{\"model\":\"m\",\"prompt\":[\"def f(\"],\"suffix\":\"return\","
@@ -321,10 +321,38 @@ static void completions_take_one_prompt_of_text(void **state) {
     assert_int_equal(req.top_logprobs, 3);
     assert_int_equal(req.capabilities, TD_CAP_COMPLETION | TD_CAP_INFILL | TD_CAP_LOGPROBS);
     assert_int_equal(req.text_bytes, 12);
+    assert_int_equal(req.prompt_count, 0);
+    assert_ok(td_openai_read_completion(
+        &arena, TD_STR("{\"model\":\"m\",\"prompt\":[\"a\",\"\",\"bc\"],\"n\":2,\"best_of\":2}"), &req, &error));
+    assert_int_equal(req.prompt_count, 3);
+    assert_str(req.prompt, "a");
+    assert_str(req.prompts[2], "bc");
+    struct td_buf most;
+    td_buf_init(&most, 4096);
+    for (unsigned count = TD_PROMPTS_MAX; count <= TD_PROMPTS_MAX + 1; count++) {
+        td_buf_clear(&most);
+        assert_ok(td_buf_addz(&most, "{\"model\":\"m\",\"prompt\":[\"a\""));
+        for (unsigned i = 1; i < count; i++)
+            assert_ok(td_buf_addz(&most, ",\"a\""));
+        assert_ok(td_buf_addz(&most, "]}"));
+        assert_int_equal(td_openai_read_completion(&arena, td_buf_str(&most), &req, &error),
+                         count > TD_PROMPTS_MAX ? TD_ERR_BAD_REQUEST : TD_OK);
+    }
+    td_buf_clear(&most);
+    assert_ok(td_buf_addz(&most, "{\"model\":\"m\",\"n\":2,\"prompt\":[\"a\""));
+    for (unsigned i = 1; i < TD_COMPLETIONS_MAX / 2 + 1; i++)
+        assert_ok(td_buf_addz(&most, ",\"a\""));
+    assert_ok(td_buf_addz(&most, "]}"));
+    assert_int_equal(td_openai_read_completion(&arena, td_buf_str(&most), &req, &error), TD_ERR_BAD_REQUEST);
+    assert_string_equal(error.param, "n");
+    td_buf_finish(&most);
     static const struct refused list[] = {
         {"{\"model\":\"m\"}", TD_ERR_BAD_REQUEST, "prompt"},
         {"{\"model\":\"m\",\"prompt\":7}", TD_ERR_BAD_REQUEST, "prompt"},
-        {"{\"model\":\"m\",\"prompt\":[\"a\",\"b\"]}", TD_ERR_UNSUPPORTED, "prompt"},
+        {"{\"model\":\"m\",\"prompt\":[]}", TD_ERR_BAD_REQUEST, "prompt"},
+        {"{\"model\":\"m\",\"prompt\":[\"a\",null]}", TD_ERR_BAD_REQUEST, "prompt"},
+        {"{\"model\":\"m\",\"prompt\":[\"a\",[1]]}", TD_ERR_UNSUPPORTED, "prompt"},
+        {"{\"model\":\"m\",\"prompt\":\"a\",\"best_of\":3,\"n\":2}", TD_ERR_UNSUPPORTED, "best_of"},
         {"{\"model\":\"m\",\"prompt\":[1,2]}", TD_ERR_UNSUPPORTED, "prompt"},
         {"{\"model\":\"m\",\"prompt\":\"a\",\"echo\":true}", TD_ERR_UNSUPPORTED, "echo"},
         {"{\"model\":\"m\",\"prompt\":\"a\",\"best_of\":2}", TD_ERR_UNSUPPORTED, "best_of"},
@@ -412,7 +440,7 @@ int main(void) {
         T(depth_has_a_ceiling),
         T(messages_have_the_shape_of_their_role),
         T(tools_and_formats_have_their_shape),
-        T(completions_take_one_prompt_of_text),
+        T(completions_take_prompts_of_text),
         T(embeddings_take_texts),
         T(counts_have_ceilings),
         T(each_allocation_may_fail),
