@@ -24,8 +24,8 @@ enum {
     HOST_PARALLEL_MAX = 64,
     HOST_CHUNK_MAX = 512,
     HOST_FILE_CONTROL = 3,
-    HOST_FILE_MODEL = 4
-}; // the model's first file; its other parts follow
+    HOST_FILE_MODEL = 4 // the model's first file; its other parts follow
+};
 
 // Did libllama or C++ get no memory since this was asked last? What they say themselves of the failure that follows is
 // often something else.
@@ -78,8 +78,7 @@ struct host_guest {
     struct td_error templates_error;  // why there are none
     struct td_proto_setup setup;
     struct td_proto_ready ready;
-    uint32_t
-        beyond_prompt; // tokens that an answer may be longer than its prompt, by the model's metadata; 0 any number
+    uint32_t beyond_prompt; // tokens that an answer may have more than its prompt, by the model's metadata; 0 any
     char name[TD_NAME_BYTES_MAX + 1];
     struct host_conn conns[HOST_CONNS_MAX]; // [0] is the control connection
     uint32_t conn_count;
@@ -116,7 +115,7 @@ void host_prepare_settle(struct host_guest *g, bool chats);
 // Ends the guest where the thread that made it uses up too much processor time between arming and disarming: templates
 // are programs that came with the model.
 timer_t host_watchdog_create(void);
-void host_watchdog_arm(timer_t watchdog, bool on);
+void host_watchdog_arm(timer_t t, bool on);
 // The engine's thread; never returns.
 void *host_engine_run(void *guest);
 
