@@ -80,9 +80,6 @@ void td_gauge_add(struct td_gauge *g, int64_t by) {
 uint64_t td_counter_value(const struct td_counter *c) {
     return c ? (uint64_t)atomic_load_explicit(&c->m.value, memory_order_relaxed) : 0;
 }
-int64_t td_gauge_value(const struct td_gauge *g) {
-    return g ? atomic_load_explicit(&g->m.value, memory_order_relaxed) : 0;
-}
 
 void td_histogram_add(struct td_histogram *h, uint64_t us) {
     if (!h)

@@ -22,7 +22,6 @@ void td_gauge_set(struct td_gauge *g, int64_t v);
 void td_gauge_add(struct td_gauge *g, int64_t by);
 void td_histogram_add(struct td_histogram *h, uint64_t us);
 uint64_t td_counter_value(const struct td_counter *c);
-int64_t td_gauge_value(const struct td_gauge *g);
 // Appends all metrics in Prometheus text format 0.0.4.
 enum td_err td_counters_write(struct td_buf *out) TD_MUST_USE;
 

@@ -81,7 +81,7 @@ static enum td_err read_capabilities(struct td_loader *l, const struct td_node *
     t->capabilities = 0;
     for (const struct td_node *n = td_first_item(node); n; n = td_next_item(node, n)) {
         uint32_t bit = 0;
-        if (n->type != TD_NODE_SCALAR || (!td_str_is(n->text, "default") && !td_capability_of(n->text, &bit)))
+        if (n->type != TD_NODE_SCALAR || (!td_str_is(n->text, "default") && !td_capability_parse(n->text, &bit)))
             return td_option_error(l, n, "capabilities: expected one or a list of default | " CAPABILITIES);
         t->capabilities |= bit ? bit : 1u << 31; // load.c puts the provider's own set there
     }

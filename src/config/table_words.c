@@ -81,7 +81,7 @@ bool td_word_prefix_mark(struct td_str s, uint32_t *v) {
     return word_of_list(s, (const char *const[]){"plain", "vllm", "mistral", NULL}, v);
 }
 bool td_bit_capability(struct td_str s, uint32_t *v) {
-    return td_capability_of(s, v);
+    return td_capability_parse(s, v);
 }
 bool td_bit_feature(struct td_str s, uint32_t *v) {
     if (!word_of_list(s,

@@ -6,7 +6,6 @@
 // A model's mean token is about four bytes of text in the languages models are mostly used in; only for estimates.
 #define BYTES_PER_TOKEN 4u
 // More text than this in one event is not one token.
-#define EVENT_BYTES_ONE_TOKEN 16u
 // After the last finish only usage and the end are missing: not worth a whole idle time.
 #define AFTER_FINISH_MS 2000u
 

@@ -207,10 +207,6 @@ void td_exchange_step(struct td_exchange *x, const struct td_x_input *in, uint64
     x->fx = NULL;
 }
 
-struct td_str td_exchange_text(const struct td_exchange *x) {
-    return td_buf_str(&x->sent);
-}
-
 enum td_err td_exchange_answer(const struct td_exchange *x, struct td_buf *out) {
     if (x->sent.n || !x->tool_shown)
         return td_buf_add_str(out, td_buf_str(&x->sent));

@@ -269,10 +269,6 @@ enum td_err td_exchange_open(const struct td_x_config *config, struct td_exchang
 // One step. `now_ns` must not go back. Inputs that make no sense any more (an event of a cancelled attempt) are
 // ignored.
 void td_exchange_step(struct td_exchange *x, const struct td_x_input *in, uint64_t now_ns, struct td_x_effects *out);
-
-// The answer's text (choice 0) as the client has it now; for the outbox and for conversations. Valid until the next
-// step.
-struct td_str td_exchange_text(const struct td_exchange *x);
 // TIMER at this moment may begin a hedge, if `hedge_budget` has room.
 bool td_exchange_hedge_due(const struct td_exchange *x, uint64_t now_ns);
 // The same for what keeps and compares answers: where there is no text, the tool calls of choice 0, appended as

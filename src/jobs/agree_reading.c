@@ -88,7 +88,7 @@ struct reader {
     struct cursor k;
     bool sentence_start, first;
     // a number whose unit may follow
-    bool number_open, words_number, after_currency;
+    bool number_open, words_number;
     struct td_agree_quantity number;
     enum td_agree_dim currency; // a sign that stood before its number
     int month;

@@ -19,7 +19,7 @@ struct tool {
 struct td_public {
     struct td_buf text;
     struct tool *tools; // grows in the arena
-    unsigned tool_count, tool_cap;
+    unsigned tool_count;
     unsigned revision;
     enum td_finish finish;
     const char *key;

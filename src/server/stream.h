@@ -15,7 +15,7 @@ struct td_tls; // certificate, key and client CA, shared by all connections
 struct td_stream {
     int fd;
     void *ssl; // NULL: plain
-    bool shaken, read_wants_write, write_wants_read;
+    bool read_wants_write, write_wants_read;
 };
 
 enum { TD_STREAM_AGAIN = -1, TD_STREAM_FAILED = -2 };

@@ -239,10 +239,6 @@ bool td_store_writable(const struct td_store *store) {
     return atomic_load_explicit(&store->writable, memory_order_relaxed);
 }
 
-enum td_durability td_store_durability(const struct td_store *store) {
-    return store->options.durability;
-}
-
 void td_store_secret(const struct td_store *store, enum td_secret_use use, unsigned char out[32]) {
     td_secret_derive(store->secret, use, out);
 }

@@ -54,7 +54,6 @@ void td_store_close(struct td_store *store);
 // False while the disk refuses writes or the ring is nearly full: paid calls must be refused (TD_ERR_LEDGER). Turns
 // true again by itself. Costs one load.
 bool td_store_writable(const struct td_store *store);
-enum td_durability td_store_durability(const struct td_store *store);
 // Waits until all that was handed over before is on the disk. TD_ERR_DEADLINE after `timeout_ms`.
 enum td_err td_store_flush(struct td_store *store, uint32_t timeout_ms) TD_MUST_USE;
 

@@ -44,22 +44,3 @@ WORDS(model_class, enum td_model_class, {"small", TD_MODEL_SMALL}, {"medium", TD
 WORDS(kind, enum td_kind, {"chat", TD_KIND_CHAT}, {"completion", TD_KIND_COMPLETION}, {"embedding", TD_KIND_EMBEDDING})
 WORDS(connectivity, enum td_connectivity, {"auto", TD_CONNECTIVITY_AUTO}, {"offline", TD_CONNECTIVITY_OFFLINE},
       {"metered", TD_CONNECTIVITY_METERED})
-WORDS(breaker, enum td_breaker, {"closed", TD_BREAKER_CLOSED}, {"half-open", TD_BREAKER_HALF_OPEN},
-      {"open", TD_BREAKER_OPEN})
-
-static const char *const capabilities[] = {"chat",        "completion", "embedding", "tools", "json",
-                                           "json_schema", "logprobs",   "infill",    "image", "audio",
-                                           "file",        "choices",    "continue"};
-
-const char *td_capability_word(unsigned bit) {
-    return bit < sizeof capabilities / sizeof capabilities[0] ? capabilities[bit] : "";
-}
-
-bool td_capability_of(struct td_str word, uint32_t *bit) {
-    for (unsigned i = 0; i < sizeof capabilities / sizeof capabilities[0]; i++)
-        if (td_str_is(word, capabilities[i])) {
-            *bit = 1u << i;
-            return true;
-        }
-    return false;
-}

@@ -128,9 +128,6 @@ enum td_err td_openai_write_error(enum td_err err, int status, struct td_str mes
 }
 
 static void emit_model(struct td_emit *m, const struct td_model_entry *e) {
-    static const char *const words[] = {"chat",        "completion", "embedding", "tools", "json",
-                                        "json_schema", "logprobs",   "infill",    "image", "audio",
-                                        "file",        "choices",    "continue"};
     td_emit_lit(m, "{\"id\":");
     td_emit_string(m, e->id);
     td_emit_lit(m, ",\"object\":\"model\",\"created\":");
@@ -147,13 +144,13 @@ static void emit_model(struct td_emit *m, const struct td_model_entry *e) {
         }
         td_emit_lit(m, "\"capabilities\":[");
         bool first = true;
-        for (unsigned i = 0; i < sizeof words / sizeof *words; i++) {
+        for (unsigned i = 0; *td_capability_word(i); i++) {
             if (!(e->capabilities & 1u << i))
                 continue;
             if (!first)
                 td_emit_lit(m, ",");
             first = false;
-            td_emit_string(m, td_str_of(words[i]));
+            td_emit_string(m, td_str_of(td_capability_word(i)));
         }
         td_emit_lit(m, "]}");
     }

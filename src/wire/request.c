@@ -12,6 +12,9 @@ static const char *const roles[] = {"system", "developer", "user", "assistant", 
 static const char *const finishes[] = {"stop", "length", "tool_calls", "content_filter"};
 static const char *const tiers[] = {"device", "edge", "onprem", "cloud"};
 static const char *const priorities[] = {"interactive", "batch"};
+static const char *const capabilities[] = { // by the number of the bit
+    "chat",   "completion", "embedding", "tools", "json",    "json_schema", "logprobs",
+    "infill", "image",      "audio",     "file",  "choices", "continue"};
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 #define WORD(list, i) ((unsigned)(i) < COUNT(list) ? list[i] : "")
@@ -50,6 +53,17 @@ bool td_prefer_parse(struct td_str word, enum td_prefer *out) {
     int i = find_word(word, prefers, COUNT(prefers));
     if (i >= 0)
         *out = (enum td_prefer)i;
+    return i >= 0;
+}
+
+const char *td_capability_word(unsigned number) {
+    return WORD(capabilities, number);
+}
+
+bool td_capability_parse(struct td_str word, uint32_t *bit) {
+    int i = find_word(word, capabilities, COUNT(capabilities));
+    if (i >= 0)
+        *bit = 1u << i;
     return i >= 0;
 }
 

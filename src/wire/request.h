@@ -144,6 +144,9 @@ const char *td_role_word(enum td_role r);
 bool td_class_parse(struct td_str word, enum td_class *out);
 bool td_prefer_parse(struct td_str word, enum td_prefer *out);
 bool td_mode_parse(struct td_str word, enum td_mode *out);
+// The same for capabilities, by the number of the bit ("" beyond the last); parsing gives the bit itself.
+const char *td_capability_word(unsigned number);
+bool td_capability_parse(struct td_str word, uint32_t *bit);
 
 // No wishes: what every reader starts from (max_cost_nusd -1, all else zero).
 void td_wishes_init(struct td_wishes *w);
