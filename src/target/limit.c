@@ -3,25 +3,35 @@
 
 #include "base/time.h"
 
-#define LENGTH_TOKENS_MIN 16u // shorter prompts cost as much as this one
-#define BURST_TIMES 8.0       // a burst waits at most so many times what an answer takes alone
-#define BURST_US 1e6          // …or this
-#define AIM 0.95              // of slowdown_max: where the slowest of a round should lie
-#define UNEVEN_MAX 1.6 // the slowest of a round alone, against the mean: an uneven machine gets no more room than this
-#define ROUND_MIN 8u   // attempts that decide about the next step
-#define STEP_MAX 1.5   // of the limit in one round, up; down to half
-#define STEP_SHARE 0.6 // of the way: the next round sees only what this one did
-#define LEARN_SHARE (1.0 / 8) // of each attempt in what is learned, after the first few
-#define LEARN_AGAIN 0.5       // …where what was learned is in doubt
-#define MEASURE_FIRST 3u      // attempts alone when nothing is known
-#define MEASURE_DOUBT 2u      // …when it may have changed
-#define MEASURE_AGE 64.0 // ends for each of the limit without one: measured again, at a cost of two or three hundredths
-#define WORST_UP 0.5     // a slow one is remembered
-#define WORST_DOWN 0.1   // …for ten rounds or so
-#define HELPED 0.95      // a lower limit must bring the slowdown below this share of it
-#define OVER_NS (5 * TD_S_NS) // without turning anybody away: the overload is over
-#define OVER_SHARE 0.25       // turned away of those who come, by a limit so low: all would fit if they could wait
-#define SHARE_OF (1.0 / 32)   // of each of them in that share
+#define LENGTH_TOKENS_MIN 16u   // shorter prompts cost as much as this one
+#define BURST_TIMES 8.0         // a burst waits at most so many times what an answer takes alone
+#define BURST_US 1e6            // …or this
+#define AIM 0.97                // of slowdown_max: where the slowest of a hundred should lie
+#define AIM_MAX 1.25            // of slowdown_max, for the mean: company can make answers more even
+#define SPREAD_START 1.15       // until it is known
+#define SPREAD_MAX 2.0          // a machine less even than this gets no more room
+#define TOGETHER_MAX 1.3        // …and nobody is turned away for more than this: what stands still is not too full
+#define SPREAD_STEP 0.05        // up for each above it; a 99th of it down for each below
+#define SPREAD_ROUND 8u         // of so many
+#define SPREAD_OVER_MAX 2u      // …more above it are one event
+#define SPREAD_SHARE (1.0 / 16) // of each in the mean that they are held against
+#define ROUND_MIN 8u            // attempts that decide about the next step
+#define GAIN_MIN 0.05           // of the way to where a round points
+#define GAIN_MAX 0.5            // …at first, and of rounds that last long
+#define GAIN_S 10.0             // what a machine's speed does within so many seconds should not move the limit
+#define LEARN_SHARE (1.0 / 8)   // of each attempt in what is learned, after the first few
+#define LEARN_AGAIN 0.5         // …where what was learned is in doubt
+#define LOADED 1.2              // turning others away costs too: one alone under overload may be so much slower
+#define FASTER 0.9              // in company, to tell that alone has become less
+#define MEASURE_FIRST 3u        // attempts alone when nothing is known
+#define MEASURE_DOUBT 2u        // …when it may have changed
+#define MEASURE_SOON 16u        // ends until what was measured in doubt is measured again; doubled each time
+#define MEASURE_AGE 128.0       // ends for each of the limit without one: measured again, at a cost of a hundredth
+#define MARK 0.8                // a limit lowered to this share
+#define HELPED 0.9              // …must bring the slowdown below this share of it
+#define OVER_NS (5 * TD_S_NS)   // without turning anybody away: the overload is over
+#define OVER_SHARE 0.25         // turned away of those who come, by a limit so low: all would fit if they could wait
+#define SHARE_OF (1.0 / 32)     // of each of them in that share
 #define BATCH_HOLD_NS                                                                                                  \
     TD_S_NS // batch waits so long, or twice an answer's time, after an interactive one was turned away
 #define RETRY_MS_MIN 1000u
@@ -78,17 +88,42 @@ static void learn(double *mean, uint32_t *count, double value, double share) {
     *mean += (value - *mean) * more(share, 1.0 / *count);
 }
 
-// Those alone tell it; whoever was faster in company tells that it has become less.
+// Those alone tell it; whoever was much faster in company tells that it has become less, and whoever was much slower
+// alone under overload that it has become more.
+static void learn_one(const struct td_limit *l, double *mean, uint32_t *count, double value, bool alone) {
+    double share = alone && l->measure_after ? LEARN_AGAIN : LEARN_SHARE;
+    if (!alone)
+        value = *count && value < FASTER * *mean ? value / FASTER : *mean;
+    else if (l->overloaded && !l->measure_after && *count && value > *mean)
+        value = value > LOADED * *mean ? value / LOADED : *mean;
+    if (alone || *count)
+        learn(mean, count, value, share);
+}
+
 static void learn_alone(struct td_limit *l, const struct td_limit_done *d, bool alone) {
     uint32_t i = length_of(d->prompt_tokens);
-    double first = (double)d->first_us, share = l->measure ? LEARN_AGAIN : LEARN_SHARE;
-    if (alone || (l->first_count[i] && first < l->first_us[i]))
-        learn(&l->first_us[i], &l->first_count[i], first, share);
-    if (d->tokens < 2 || d->duration_us <= d->first_us)
-        return;
-    double token = (double)(d->duration_us - d->first_us) / (d->tokens - 1);
-    if (alone || (l->token_count && token < l->token_us))
-        learn(&l->token_us, &l->token_count, token, share);
+    learn_one(l, &l->first_us[i], &l->first_count[i], (double)d->first_us, alone);
+    if (d->tokens > 1 && d->duration_us > d->first_us)
+        learn_one(l, &l->token_us, &l->token_count, (double)(d->duration_us - d->first_us) / (d->tokens - 1), alone);
+}
+
+// Held against the mean of those just before it, so a machine that is slower for some seconds does not count as uneven.
+// Over is one in a hundred where as many steps lead up as down.
+static void note_spread(struct td_limit_spread *s, double ratio, double most) {
+    if (s->p99 <= 0)
+        s->p99 = SPREAD_START;
+    s->mean += (ratio - s->mean) * more(SPREAD_SHARE, 1.0 / (s->count + 1.0));
+    if (s->count++ % SPREAD_ROUND == 0)
+        s->over = 0;
+    if (ratio <= s->p99 * s->mean)
+        s->p99 *= 1 - SPREAD_STEP / 99;
+    else if (s->over++ < SPREAD_OVER_MAX)
+        s->p99 *= 1 + SPREAD_STEP;
+    s->p99 = less(most, more(1, s->p99));
+}
+
+static double spread(const struct td_limit_spread *s) {
+    return s->p99 > 0 ? s->p99 : SPREAD_START;
 }
 
 // ---- the limit
@@ -104,25 +139,22 @@ static double burst(const struct td_limit *l) {
     return less(ceiling(l), more(patient, l->slots + 1.0));
 }
 
+// Where the mean should lie, so that the slowest of a hundred are slowdown_max times the slowest of a hundred alone.
 static double aim(const struct td_limit *l) {
-    return AIM * l->slowdown_max * less(UNEVEN_MAX, more(1, l->uneven));
-}
-
-// The slowest of a round: what it was lately, quick to rise.
-static void note_worst(double *worst, double value) {
-    *worst += (value - *worst) * (*worst <= 0 ? 1 : value > *worst ? WORST_UP : WORST_DOWN);
+    return l->slowdown_max * less(AIM_MAX, AIM * spread(&l->alone) / spread(&l->together));
 }
 
 static void begin_round(struct td_limit *l, uint64_t now_ns) {
     l->round_from = l->entered;
     l->round_ns = now_ns;
-    l->round_sum = l->round_took = l->round_alone = l->round_worst = 0;
+    l->round_sum = 0;
     l->round_count = 0;
 }
 
 static void begin_overload(struct td_limit *l, uint64_t now_ns) {
     l->overloaded = true;
-    l->lowered = false;
+    l->rounds = 0;
+    l->mark_limit = 0;
     l->turned_share = 1;
     l->age = 0;
     l->measure = l->alone_us > 0 ? 0 : MEASURE_FIRST;
@@ -187,23 +219,40 @@ void td_limit_turned_away(struct td_limit *l, bool batch, uint64_t now_ns) {
         begin_overload(l, now_ns);
 }
 
-// One step: by how much the slowest of the last rounds missed the aim. Upwards only where the limit kept somebody out.
-static void end_round(struct td_limit *l, uint64_t now_ns) {
-    double mean = l->round_sum / l->round_count, before = l->limit;
-    double middle = more(mean, l->round_took / l->round_alone); // of all, and of the long ones
-    note_worst(&l->worst, l->round_worst);
-    double slowdown = more(middle, l->worst);
-    bool doubt = l->lowered && middle > HELPED * l->slowdown && slowdown > aim(l);
-    double wanted = more(l->limit / 2, less(l->limit * STEP_MAX, l->limit * aim(l) / slowdown));
-    l->slowdown = middle;
-    if (doubt) { // fewer at once did not help: is it slower alone as well?
-        l->measure = MEASURE_DOUBT;
-        l->worst = 0;
+// Fewer at once did not help: is it slower alone as well?
+static bool in_doubt(struct td_limit *l) {
+    bool lowered = l->limit < MARK * l->mark_limit;
+    bool doubt = lowered && l->slowdown > aim(l) && l->slowdown > HELPED * l->mark_slowdown;
+    if (lowered || l->slowdown <= aim(l) || l->limit >= l->mark_limit) {
+        l->mark_limit = l->limit;
+        l->mark_slowdown = l->slowdown;
     }
-    if (wanted < l->limit || l->turned_ns >= l->round_ns)
-        l->limit += (wanted - l->limit) * STEP_SHARE;
+    return doubt;
+}
+
+// One step: by how much the mean missed the aim. Upwards only where the limit kept somebody out.
+static void end_round(struct td_limit *l, uint64_t now_ns) {
+    double gain = more(2.0 / (2 + l->rounds++), (double)(now_ns - l->round_ns) / TD_S_NS / GAIN_S);
+    l->slowdown = l->round_sum / l->round_count;
+    if (in_doubt(l)) {
+        l->measure = MEASURE_DOUBT;
+        l->measure_after = MEASURE_SOON;
+    }
+    double way = less(1, aim(l) / l->slowdown - 1);
+    if (way < 0 || l->turned_ns >= l->round_ns)
+        l->limit += l->limit * way * less(GAIN_MAX, more(GAIN_MIN, gain));
     l->limit = less(ceiling(l), more(1, l->limit));
-    l->lowered = l->limit < before * HELPED;
+    begin_round(l, now_ns);
+}
+
+// It had the model to itself, and was to.
+static void end_measure(struct td_limit *l, uint64_t now_ns) {
+    if (--l->measure)
+        return;
+    if (l->measure_after)
+        l->measure_after *= 2;
+    if (l->measure_after >= MEASURE_AGE * l->limit)
+        l->measure_after = 0;
     begin_round(l, now_ns);
 }
 
@@ -227,31 +276,23 @@ void td_limit_leave(struct td_limit *l, const struct td_limit_ticket *ticket, co
     if (expected <= 0)
         return;
     l->alone_us += (expected - l->alone_us) * (l->alone_us > 0 ? LEARN_SHARE : 1);
-    if (alone && !l->overloaded) {
-        l->alone_worst = more(l->alone_worst, (double)done->duration_us / expected);
-        if (++l->alone_count % ROUND_MIN == 0) {
-            if (l->alone_count > ROUND_MIN) // the first round still learned what is usual
-                note_worst(&l->uneven, l->alone_worst);
-            l->alone_worst = 0;
-        }
-    }
-    if (!l->overloaded)
+    double ratio = (double)done->duration_us / expected;
+    if (!l->overloaded) {
+        if (alone)
+            note_spread(&l->alone, ratio, SPREAD_MAX);
         return;
+    }
     l->age = alone ? 0 : l->age + 1;
     if (alone && l->measure) {
-        if (--l->measure == 0)
-            begin_round(l, now_ns);
+        end_measure(l, now_ns);
         return;
     }
-    if (l->age >= MEASURE_AGE * l->limit && !l->measure)
+    if (l->age >= (l->measure_after ? l->measure_after : MEASURE_AGE * l->limit) && !l->measure)
         l->measure = 1;
     if (ticket->number <= l->round_from || l->measure)
         return;
-    double took = (double)done->duration_us, ratio = took / expected;
+    note_spread(&l->together, ratio, TOGETHER_MAX);
     l->round_sum += ratio;
-    l->round_worst = more(l->round_worst, ratio);
-    l->round_took += took;
-    l->round_alone += expected;
     if (++l->round_count >= ROUND_MIN && l->round_count >= l->limit)
         end_round(l, now_ns);
 }

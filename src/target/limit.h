@@ -4,9 +4,8 @@
 //   PATIENT   a burst may wait: up to eight times what it takes alone (a second at least), queue_max at most
 //      │ somebody had to be turned away           ▲ fewer than a quarter were lately, or nobody for five seconds
 //      ▼                                          │
-//   OVERLOAD  as turning away cannot be helped, those let in are served in time: `limit` attempts at once, moved so
-//   that
-//             an answer takes on average a bit less than `slowdown_max` times what it would have taken alone
+//   OVERLOAD  as turning away cannot be helped, those let in are served in time: `limit` attempts at once, moved
+//             so that one in a hundred takes longer than `slowdown_max` times what one in a hundred takes alone
 //
 // "Alone" is learned, never configured: time to first token by length of the prompt and time per token of attempts that
 // had the model to themselves. By Little's law the mean number inside is throughput times latency, so the limit that
@@ -14,6 +13,10 @@
 // slots and some waiting where decoding together costs little. The limit has a fraction: at 1.7 a second one is let in
 // when the first has been alone for 0.3 of the time between two ends. Under lasting overload nobody is ever alone; so
 // now and then, and when a lower limit did not help, one attempt is given the model to itself and measured again.
+//
+// Two loops: the mean of a round of answers moves the limit, slowly, for a machine that is slower for some seconds is
+// not fuller; and how far the slowest of a hundred lie above the mean, of those alone and of those together, says where
+// the mean should be. One in a hundred is too rare to steer by, how far it lies from the mean changes little.
 //
 // `batch` attempts get half of the burst's queue; under overload they are let in only while nobody interactive was
 // turned away lately. A value without a lock or a clock: the caller has both.
@@ -24,6 +27,13 @@
 #include <stdint.h>
 
 #define TD_LIMIT_LENGTHS 18u // of prompts, by powers of two from 16 tokens on
+
+// How much slower than the mean of those about it the slowest of a hundred is.
+struct td_limit_spread {
+    double mean; // times what it takes alone
+    double p99;  // times that; 0 not known
+    uint32_t count, over;
+};
 
 struct td_limit {
     // from the configuration
@@ -44,17 +54,17 @@ struct td_limit {
     double alone_us; // what recent ones would have taken alone
     double gap_us;   // from one end to the next while there is work
     uint64_t gap_from_ns;
-    double uneven, alone_worst; // the slowest of some alone, against what was expected: lately; of the round under way
-    uint64_t alone_count;
-    double slowdown, worst; // mean of the last round; the slowest of the last few
+    struct td_limit_spread alone, together; // of answers in calm that had the model to themselves; under overload
+    double slowdown;                        // mean of the last round
     // the round that decides about the next step of the limit
     uint64_t round_from, round_ns; // counts who entered later; when it began
-    double round_sum, round_took, round_alone, round_worst;
-    uint32_t round_count;
-    bool lowered;       // by the round before
-    uint32_t measure;   // attempts still to be given the model to themselves
-    uint32_t age;       // ends since one was alone
-    uint64_t turned[2]; // ever turned away: interactive, batch
+    double round_sum;
+    uint32_t round_count, rounds;     // rounds: since the overload began
+    double mark_limit, mark_slowdown; // before it was lowered
+    uint32_t measure_after;           // ends until the next measure; short while what was learned is in doubt
+    uint32_t measure;                 // attempts still to be given the model to themselves
+    uint32_t age;                     // ends since one was alone
+    uint64_t turned[2];               // ever turned away: interactive, batch
 };
 
 // A new configuration; what was learned stays.

@@ -22,6 +22,8 @@ struct model {
     uint32_t tokens, long_tokens, long_of; // each long_of-th answer is a long one; 0 none
     double slower_from_ms, slower;         // from then on everything takes so much longer
     double noise;                          // of the service time, relative
+    double together[4];                    // of so many together, times one: a measured curve in place of `shared`
+    double stall_ms, stalls_per_s;         // on average: the machine does something else
 };
 
 struct job {
@@ -34,7 +36,7 @@ struct job {
 struct run {
     struct td_limit limit;
     const struct model *m;
-    double now;
+    double now, stalled_until;
     uint64_t random;
     struct job jobs[JOBS_MAX]; // in order of arrival; the first `slots` run
     uint32_t count;
@@ -42,6 +44,7 @@ struct run {
     double from;
     double *took; // ms of those that came since
     uint32_t done, ended;
+    double work; // of those that ended, in ms of the model alone
     uint32_t served[2], turned[2];
     double limit_low, limit_high;
 };
@@ -66,6 +69,7 @@ static void run_close(struct run *r) {
 
 static void measure_from_now(struct run *r) {
     r->from = r->now;
+    r->work = 0;
     r->done = r->ended = r->served[0] = r->served[1] = r->turned[0] = r->turned[1] = 0;
     r->limit_low = 1e9, r->limit_high = 0;
 }
@@ -96,6 +100,7 @@ static void leave(struct run *r, uint32_t i) {
                               .duration_us = (uint64_t)((r->now - j->arrived) * 1000)};
     td_limit_leave(&r->limit, &j->ticket, &d, ns(r->now));
     r->ended++;
+    r->work += j->total;
     if (j->arrived >= r->from && r->done < DONE_MAX) {
         r->took[r->done++] = r->now - j->arrived;
         r->served[j->batch]++;
@@ -103,12 +108,25 @@ static void leave(struct run *r, uint32_t i) {
     memmove(j, j + 1, (--r->count - i) * sizeof *j);
 }
 
+static double exponential(struct run *r, double mean) {
+    return -log(1 - draw(r)) * mean;
+}
+
+// What each of so many gets of a time in which one alone would get all.
+static double pace(const struct model *m, uint32_t running) {
+    if (m->together[0] > 0)
+        return m->together[running - 1] / running;
+    return 1 / (m->shared + (1 - m->shared) * running);
+}
+
 static void step(struct run *r) {
     const struct model *m = r->m;
     uint32_t running = r->count < m->slots ? r->count : m->slots;
     r->now += STEP_MS;
     double slower = m->slower > 0 && r->now >= m->slower_from_ms ? m->slower : 1;
-    double each = running ? STEP_MS / slower / (m->shared + (1 - m->shared) * running) : 0;
+    if (m->stalls_per_s > 0 && draw(r) < m->stalls_per_s * STEP_MS / 1000)
+        r->stalled_until = r->now + exponential(r, m->stall_ms);
+    double each = running && r->now >= r->stalled_until ? STEP_MS / slower * pace(m, running) : 0;
     for (uint32_t i = 0; i < running; i++) {
         struct job *j = &r->jobs[i];
         j->work += each;
@@ -142,12 +160,12 @@ static void closed(struct run *r, uint32_t clients, double seconds) {
 }
 
 // Random arrivals, every second one batch.
-static void open_loop(struct run *r, double per_s, double seconds) {
+static void open_loop(struct run *r, double rate, double seconds) {
     double until = r->now + seconds * 1000, next = r->now;
     for (uint32_t i = 0; r->now < until; step(r))
         for (; next <= r->now; i++) {
             arrive(r, i % 2);
-            next += -log(1 - draw(r)) * 1000 / per_s;
+            next += exponential(r, 1000 / rate);
         }
 }
 
@@ -162,12 +180,17 @@ static double at(struct run *r, double share) {
     return r->took[(uint32_t)(r->done * share)];
 }
 
-static double goodput(const struct run *r) {
+static double per_s(const struct run *r) {
     return r->ended * 1000.0 / (r->now - r->from);
 }
 
+// By work, so that the draw of long ones does not matter.
+static double goodput(const struct run *r) {
+    return r->work / (r->now - r->from);
+}
+
 struct figures {
-    double alone_p99, peak, over_p99, over, low, high;
+    double alone_p99, per_s, peak, over_p99, over, low, high;
     uint32_t batch, interactive, turned_interactive;
 };
 
@@ -182,9 +205,10 @@ static struct figures figures_of(const char *what, struct run *r, double warm, d
     measure_from_now(r);
     closed(r, r->m->slots, 60);
     f.peak = goodput(r);
-    open_loop(r, 10 * f.peak, warm);
+    f.per_s = per_s(r);
+    open_loop(r, 10 * f.per_s, warm);
     measure_from_now(r);
-    open_loop(r, 10 * f.peak, seconds);
+    open_loop(r, 10 * f.per_s, seconds);
     f.over = goodput(r);
     f.over_p99 = at(r, 0.99);
     f.low = r->limit_low, f.high = r->limit_high;
@@ -194,6 +218,9 @@ static struct figures figures_of(const char *what, struct run *r, double warm, d
     return f;
 }
 
+#define MEASURED                                                                                                       \
+    .slots = 4, .queue_max = 64, .token_ms = 2, .prompt_tokens = 1, .tokens = 8, .together = {1, 1.4, 1.6, 1.7}
+
 static void ten_times_too_much(void **state) {
     (void)state;
     static const struct {
@@ -202,25 +229,25 @@ static void ten_times_too_much(void **state) {
         double low, high; // of the limit
         double goodput, p99;
     } rows[] = {
-        {"one slot", {.slots = 1, .queue_max = 64, .token_ms = 6, .prompt_tokens = 16, .tokens = 8}, 1.4, 2, 0.95, 2},
+        {"one slot", {.slots = 1, .queue_max = 64, .token_ms = 6, .prompt_tokens = 16, .tokens = 8}, 1.7, 2, 0.97, 2},
         {"compute-bound",
          {.slots = 4, .queue_max = 64, .token_ms = 6, .prompt_tokens = 16, .tokens = 8},
-         1.4,
+         1.7,
          2,
          0.95,
          2},
         {"compute-bound, uneven",
          {.slots = 4, .queue_max = 64, .token_ms = 6, .prompt_tokens = 16, .tokens = 8, .noise = 0.3},
-         1,
-         2.5,
-         0.9,
-         2.15},
+         1.4,
+         2.2,
+         0.93,
+         2},
         {"a little gain",
          {.slots = 4, .queue_max = 64, .token_ms = 6, .shared = 0.2, .prompt_tokens = 16, .tokens = 8},
-         1.5,
-         2.5,
+         1.7,
+         2.2,
          0.9,
-         2.15},
+         2.1},
         // Nine tenths of the peak and twice the time alone just meet here.
         {"half is shared",
          {.slots = 4, .queue_max = 64, .token_ms = 6, .shared = 0.5, .prompt_tokens = 16, .tokens = 8},
@@ -232,27 +259,63 @@ static void ten_times_too_much(void **state) {
          {.slots = 4, .queue_max = 64, .token_ms = 25, .shared = 0.95, .prompt_tokens = 64, .tokens = 20},
          3.8,
          7,
-         0.93,
-         2.25},
+         0.95,
+         2.2},
         // Answers of one length end together, and who waits for one waits for a whole one.
         {"memory-bound, sixteen slots",
          {.slots = 16, .queue_max = 64, .token_ms = 25, .shared = 0.97, .prompt_tokens = 64, .tokens = 20},
          12,
          22,
-         0.87,
-         2.5},
+         0.93,
+         2.4},
         {"short and long answers",
          {.slots = 4, .queue_max = 64, .token_ms = 6, .shared = 0.1, .tokens = 8, .long_tokens = 64, .long_of = 5},
-         1,
-         3,
-         0.9,
+         1.3,
+         2.2,
+         0.87,
          2},
+        // The benchmark's model, on a machine that does nothing else, on one that does for a part of an answer's time,
+        // and for longer than an answer takes: then p99 is not the limit's to hold, and it must stay where it is.
+        {"measured curve", {MEASURED, .noise = 0.05}, 2.6, 3.4, 0.9, 2},
+        {"measured curve, short stalls", {MEASURED, .noise = 0.1, .stall_ms = 3, .stalls_per_s = 8}, 2.8, 4.3, 0.93, 2},
+        {"measured curve, long stalls",
+         {MEASURED, .noise = 0.1, .stall_ms = 20, .stalls_per_s = 0.6},
+         2.2,
+         3.6,
+         0.87,
+         2.9},
+        {"one slot, short stalls",
+         {.slots = 1,
+          .queue_max = 64,
+          .token_ms = 2,
+          .prompt_tokens = 1,
+          .tokens = 8,
+          .noise = 0.1,
+          .stall_ms = 3,
+          .stalls_per_s = 8},
+         1.7,
+         2.5,
+         0.95,
+         2},
+        {"one slot, long stalls",
+         {.slots = 1,
+          .queue_max = 64,
+          .token_ms = 2,
+          .prompt_tokens = 1,
+          .tokens = 8,
+          .noise = 0.1,
+          .stall_ms = 20,
+          .stalls_per_s = 0.6},
+         1.5,
+         2.3,
+         0.95,
+         2.6},
         {"long prompts",
          {.slots = 4, .queue_max = 64, .token_ms = 6, .shared = 0.1, .prompt_tokens = 800, .tokens = 20},
-         1.4,
-         2.5,
+         1.6,
+         2.2,
          0.9,
-         2.25},
+         2.1},
     };
     unsigned wrong = 0;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -295,12 +358,12 @@ static void it_is_learned_in_some_tens(void **state) {
     for (int i = 0; i < 2; i++) {
         struct run r;
         run_open(&r, models[i]);
-        double per_s = i ? 70 : 180;
+        double rate = i ? 70 : 180;
         while (!r.limit.overloaded)
-            open_loop(&r, per_s, 0.1);
+            open_loop(&r, rate, 0.1);
         measure_from_now(&r);
         while (r.ended < compute.queue_max + 60 || r.limit.measure) // the burst that was let in, and some tens
-            open_loop(&r, per_s, 0.1);
+            open_loop(&r, rate, 0.1);
         double limit = td_limit_now(&r.limit);
         print_message("after %u ends the limit is %.2f\n", r.ended, limit);
         if (i)
@@ -324,9 +387,9 @@ static void a_slower_machine_is_learned_anew(void **state) {
         m.slower_from_ms = r.now;
         measure_from_now(&r);
         while (r.ended < 150)
-            open_loop(&r, 10 * f.peak, 0.1);
+            open_loop(&r, 10 * f.per_s, 0.1);
         measure_from_now(&r);
-        open_loop(&r, 10 * f.peak, 60);
+        open_loop(&r, 10 * f.per_s, 60);
         print_message("  half as fast: goodput %.0f %%, p99 %.2f x alone, limit %.2f to %.2f\n",
                       200 * goodput(&r) / f.peak, at(&r, 0.99) / f.alone_p99 / 2, r.limit_low, r.limit_high);
         assert_true(goodput(&r) >= 0.85 * f.peak / 2);
@@ -341,15 +404,15 @@ static void an_overload_ends(void **state) {
     run_open(&r, &compute);
     struct figures f = figures_of("compute-bound", &r, 10, 30);
     assert_true(r.limit.overloaded);
-    open_loop(&r, f.peak / 2, 30); // all of whom it can serve, if some may wait
+    open_loop(&r, f.per_s / 2, 30); // all of whom it can serve, if some may wait
     assert_false(r.limit.overloaded);
     assert_true(td_limit_now(&r.limit) >= compute.slots + 1);
     measure_from_now(&r);
-    open_loop(&r, f.peak / 2, 60);
+    open_loop(&r, f.per_s / 2, 60);
     assert_true(r.turned[0] + r.turned[1] <= 5);
-    open_loop(&r, 10 * f.peak, 0.5);
+    open_loop(&r, 10 * f.per_s, 0.5);
     while (r.count > 4)
-        open_loop(&r, 10 * f.peak, 0.1);
+        open_loop(&r, 10 * f.per_s, 0.1);
     assert_true(r.limit.overloaded);
     assert_true(r.limit.limit < 2.5); // it is remembered how many were good last time
     run_close(&r);
@@ -368,7 +431,7 @@ static void batch_alone_has_the_model(void **state) {
         step(&r);
     }
     assert_true(r.turned[1] > 100);
-    assert_true(goodput(&r) >= 0.8 * 1000 / (compute.token_ms * (compute.tokens + 2)));
+    assert_true(per_s(&r) >= 0.8 * 1000 / (compute.token_ms * (compute.tokens + 2)));
     run_close(&r);
 }
 
