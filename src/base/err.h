@@ -60,7 +60,9 @@
     X(LOCKED, "tandem.store.locked", "another process holds the data directory")                                       \
     X(CANCELLED, "tandem.cancelled", "cancelled")                                                                      \
     X(CHAIN, "tandem.chain.too_long", "the request has passed through too many Tandems")                               \
-    X(METHOD, "tandem.request.method", "this path takes another method")
+    X(METHOD, "tandem.request.method", "this path takes another method")                                               \
+    X(KEY_REUSED, "tandem.request.key_reused", "this idempotency key came with another request before")                \
+    X(IN_PROGRESS, "tandem.request.in_progress", "the first request with this idempotency key is being answered")
 
 enum td_err {
     TD_OK = 0,

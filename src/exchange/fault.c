@@ -53,6 +53,8 @@ static const struct {
     [TD_ERR_LOCKED] = {TD_X_CLASS_NEXT, 503},
     [TD_ERR_CANCELLED] = {TD_X_CLASS_NEXT, 499}, // as others write it in their logs; no client is left to read it
     [TD_ERR_METHOD] = {TD_X_CLASS_NEXT, 405},
+    [TD_ERR_KEY_REUSED] = {TD_X_CLASS_NEXT, 422},
+    [TD_ERR_IN_PROGRESS] = {TD_X_CLASS_NEXT, 409},
     [TD_ERR_CHAIN] = {TD_X_CLASS_NEXT, 508}, // another target may answer it without a further hop
 };
 

@@ -21,6 +21,7 @@ void td_call_meta(struct td_call *call, const struct td_x_out *done, struct td_a
     *meta = (struct td_answer_meta){.exchange = td_str_of(call->exchange_id),
                                     .mode = td_str_of(td_mode_word(call->plan->mode)),
                                     .queued = call->outbox_acked,
+                                    .queued_as = td_str_of(call->outbox_acked ? call->queued_as : ""),
                                     .confidence = NAN,
                                     .attempts = attempts};
     uint32_t n = td_exchange_attempts(call->x), last = call->last_origin;

@@ -180,6 +180,8 @@ static enum td_err begin_part(struct td_batch *b, struct td_call *call, struct t
         return err;
     call->stream = first->stream;
     call->request.wishes = b->wishes;
+    if (first->repeat.name[0])
+        td_repeat_part(call->worker->runtime->repeats, &first->repeat, call->part, &call->repeat);
     if (b->wishes.deadline_ms) {
         uint64_t gone_ms = elapsed_ms(first);
         if (gone_ms >= b->wishes.deadline_ms)

@@ -79,6 +79,8 @@ static void finish(struct td_call *call) {
     call->ended = true;
     if (call->timer)
         td_timer_disarm(call->timer);
+    if (call->repeating)
+        td_repeats_end(rt->repeats, &call->repeat);
     if (call->admitted)
         td_govern_finish(rt->govern, &call->ticket, call->tokens_used, td_now_ns());
     td_call_unref(call);
@@ -250,15 +252,25 @@ static void judge(void *arg) {
     td_loop_later(call->worker->loop, &call->later, begin, call); // with the reference
 }
 
+static enum td_err begin_repeat(struct td_call *call, struct td_error *e) {
+    struct td_repeats *repeats = call->worker->runtime->repeats;
+    td_repeat_make(repeats, td_str_of(call->who.tenant), call->client_key, call->repeat.body, &call->repeat);
+    enum td_err err = td_repeats_begin(repeats, &call->repeat, call->arrival_ns, e);
+    call->repeating = err == TD_OK;
+    return err;
+}
+
 // The requests of one turn of the loop are all read before the first is judged, and all judged before the first is sent
 // on.
 void td_call_run(struct td_call *call, struct td_str key, bool trusted, bool local_peer) {
     struct td_error e = {0};
     enum td_err err = admit(call, key, trusted, local_peer, &e);
+    if (err == TD_OK && call->client_key.n)
+        err = begin_repeat(call, &e);
     if (err != TD_OK) {
         if (!e.message[0])
             td_error_set(&e, err, "%s", td_err_text(err));
-        td_call_refuse(call, err, &e, 0);
+        td_call_refuse(call, err, &e, err == TD_ERR_IN_PROGRESS ? 1000 : 0);
         return;
     }
     atomic_fetch_add(&call->refs, 1);

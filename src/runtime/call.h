@@ -12,6 +12,7 @@
 
 #include "exchange/exchange.h"
 #include "route/decide.h"
+#include "runtime/repeat.h"
 #include "runtime/runtime.h"
 #include "store/outbox.h"
 #include "wire/dialect.h"
@@ -91,6 +92,11 @@ struct td_call {
     uint32_t part;          // which of them
     // The outbox: what was queued for this request, and what a replay brings along.
     bool outbox_asked, outbox_acked;
+    char queued_as[27]; // the entry of the same request that was there already; "" none
+    // A request that came with an Idempotency-Key, "" none; it is in rt->repeats while `repeating`.
+    struct td_str client_key;
+    struct td_repeat repeat; // .body from the start, the rest once its tenant is known; of further prompts, all at once
+    bool repeating;
     struct td_call *keep_next, **keep_link; // in runtime->keeping; keep_link NULL: not in it
     const struct td_replay *replay;         // NULL: a client's own request
     uint32_t first_attempt, last_origin;

@@ -298,6 +298,29 @@ static enum td_err read_wish(struct td_call *call, struct td_str name, struct td
     return kept.p ? td_wishes_read_header(&call->request.wishes, name, kept, e) : TD_ERR_NOMEM;
 }
 
+// At most one, and one that can be told apart from others.
+static enum td_err read_client_key(struct td_call *call, const struct td_http_request *r, struct td_error *e) {
+    struct td_str want = TD_STR("idempotency-key"), key = TD_STR_NONE;
+    unsigned count = 0;
+    for (size_t i = 0; i < r->header_count; i++)
+        if (td_str_ieq(td_str_n(r->headers[i].name, r->headers[i].name_length), want)) {
+            key = td_str_trim(td_str_n(r->headers[i].value, r->headers[i].value_length));
+            count++;
+        }
+    if (!count)
+        return TD_OK;
+    if (count > 1 || !td_repeat_is_key(key)) {
+        td_error_set(e, TD_ERR_BAD_REQUEST,
+                     "Invalid header Idempotency-Key: expected one of 1 to %u visible characters.",
+                     TD_REPEAT_KEY_BYTES_MAX);
+        return td_error_param(e, "idempotency-key"), TD_ERR_BAD_REQUEST;
+    }
+    call->client_key = td_arena_str(&call->arena, key);
+    call->repeat.body =
+        td_repeat_body(call->worker->runtime->repeats, td_str_of(r->path), td_str_n(r->body, r->body_length));
+    return call->client_key.p ? TD_OK : TD_ERR_NOMEM;
+}
+
 static void infer(struct td_call *call, const struct td_http_request *r, enum td_kind kind) {
     struct td_error e = {0};
     call->request.kind = kind;
@@ -311,6 +334,7 @@ static void infer(struct td_call *call, const struct td_http_request *r, enum td
         if (name.n > 9 && td_str_ieq(td_str_n(name.p, 9), TD_STR("x-tandem-")))
             err = read_wish(call, name, td_str_n(r->headers[i].value, r->headers[i].value_length), &e);
     }
+    err = err ? err : read_client_key(call, r, &e);
     if (err != TD_OK) {
         td_call_refuse(call, err, &e, 0);
         return;

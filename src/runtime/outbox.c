@@ -87,8 +87,8 @@ static enum td_err write_request(const struct td_call *call, struct td_buf *out)
 
 static void on_queued(void *arg, enum td_err err) {
     struct td_call *call = arg;
-    call->outbox_acked = err == TD_OK;
-    if (err != TD_OK)
+    call->outbox_acked = err == TD_OK || call->queued_as[0]; // the same request waits there already
+    if (!call->outbox_acked)
         td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=queue err=%s", td_err_code(err));
     if (!call->ended)
         td_call_feed(call, &(struct td_x_input){.type = TD_X_IN_KEPT});
@@ -164,6 +164,8 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
         .labels = td_buf_str(&labels),
         .residency = call->plan->residency,
         .reconcile = td_str_of(reconcile_words[config->outbox.reconcile]),
+        .idempotency_key = td_str_of(call->repeat.name),
+        .twin = call->queued_as,
         .request = td_buf_str(&request),
         .context = td_buf_str(&allowed),
     };
@@ -190,7 +192,7 @@ void td_call_keep(struct td_call *call, enum td_x_outbox_why why) {
 static void on_answer_kept(void *arg, enum td_err err) {
     struct td_call *call = arg;
     td_call_keep_done(call);
-    if (err != TD_OK)
+    if (err != TD_OK && !call->queued_as[0])
         td_log(TD_LOG_WARN, "outbox", call->exchange_id, "while=keep_answer err=%s", td_err_code(err));
     td_call_unref(call);
 }

@@ -9,6 +9,7 @@
 #include "runtime/call.h"
 #include "runtime/events.h"
 #include "runtime/heads.h"
+#include "runtime/repeat.h"
 #include "runtime/probe.h"
 
 const char *td_version(void) {
@@ -122,7 +123,9 @@ static enum td_err open_parts(struct td_runtime *rt, const struct td_options *op
     rt->stick = td_stick_create(TD_STICK_ENTRIES_MAX, secret);
     rt->health = td_health_create();
     rt->heads = td_heads_create(rt->store, secret);
-    if (!rt->stick || !rt->health || !rt->heads ||
+    td_store_secret(rt->store, TD_SECRET_REPEAT, secret);
+    rt->repeats = td_repeats_create(secret);
+    if (!rt->stick || !rt->health || !rt->heads || !rt->repeats ||
         td_health_adopt(rt->health, rt->config->targets, rt->config->target_count, td_now_ns()) != TD_OK)
         return td_error_set(e, TD_ERR_NOMEM, "out of memory");
     td_health_force_link(rt->health, rt->config->connectivity);
@@ -218,6 +221,7 @@ void td_runtime_destroy(struct td_runtime *rt) {
     for (unsigned i = 0; i < rt->worker_count; i++)
         td_loop_destroy(rt->workers[i].loop);
     td_heads_destroy(rt->heads);
+    td_repeats_destroy(rt->repeats);
     td_stick_destroy(rt->stick);
     td_health_destroy(rt->health);
     td_config_unref(rt->listen_config);

@@ -54,6 +54,7 @@ struct td_runtime {
     struct td_health *health;
     struct td_stick *stick;
     struct td_heads *heads;     // heads.h
+    struct td_repeats *repeats; // repeat.h
     unsigned char body_key[32]; // of receipts
     struct td_worker workers[TD_WORKERS_MAX];
     unsigned worker_count;

@@ -346,12 +346,19 @@ static enum td_err permit(struct td_call *call, struct td_slot *slot, const stru
 }
 
 // The same for every try of the same request. Going on from a prefix is another request: under the same key a provider
-// would give the old answer again, or refuse it.
+// would give the old answer again, or refuse it. So is what the next Tandem gets: less time is left with each try.
 static const char *idempotency_key(struct td_call *call, const struct td_slot *slot, const struct td_target *target) {
     const char *key = call->replay ? call->replay->idempotency_key.p : call->exchange_id;
     uint64_t bytes;
-    if (!target->idempotency || slot->start.role != TD_X_ROLE_CONTINUE)
-        return target->idempotency ? key : NULL;
+    if (!target->idempotency)
+        return NULL;
+    if (call->repeat.name[0]) {
+        char sent[TD_REPEAT_SENT_BYTES];
+        td_repeat_sent(call->worker->runtime->repeats, &call->repeat, target->name, td_buf_str(&slot->body), sent);
+        return td_arena_str(&call->arena, td_str_of(sent)).p;
+    }
+    if (slot->start.role != TD_X_ROLE_CONTINUE && target->provider != TD_PROVIDER_TANDEM)
+        return key;
     memcpy(&bytes, slot->body_mac, sizeof bytes);
     return td_arena_printf(&call->arena, "%s-%016" PRIx64, key, bytes).p;
 }

@@ -93,9 +93,38 @@ static void bind_answer(sqlite3_stmt *s, int at, const struct td_outbox_answer *
     td_db_bind_int(s, at + 3, a->wall_ms);
 }
 
+// The same request, kept once: its client did not hear that it was. Those that ended without an answer do not count.
+static enum td_err find_twin(struct td_db *db, const struct td_outbox_entry *x, struct td_error *e) {
+    enum td_err err = TD_OK;
+    if (!td_str_starts(x->idempotency_key, TD_STR(TD_OUTBOX_CLIENT_KEY)) ||
+        x->idempotency_key.n <= TD_OUTBOX_CLIENT_KEY_BYTES)
+        return TD_OK;
+    sqlite3_stmt *s = td_db_statement(db, "SELECT id,idempotency_key FROM outbox WHERE tenant=?1 AND state<5"
+                                          " AND substr(idempotency_key,1,?3)=?2");
+    if (!s)
+        return td_db_fail(db, "reading the outbox", e);
+    td_db_bind_str(s, 1, x->tenant);
+    td_db_bind_str(s, 2, td_str_n(x->idempotency_key.p, TD_OUTBOX_CLIENT_KEY_BYTES));
+    td_db_bind_int(s, 3, TD_OUTBOX_CLIENT_KEY_BYTES);
+    int rc = sqlite3_step(s);
+    if (rc == SQLITE_ROW) {
+        bool same = td_str_eq(td_db_str(s, 1), x->idempotency_key);
+        if (same && x->twin)
+            snprintf(x->twin, 27, "%.*s", TD_STR_ARG(td_db_str(s, 0)));
+        err = same ? td_error_set(e, TD_ERR_IN_PROGRESS, "this request is in the outbox already")
+                   : td_error_set(e, TD_ERR_KEY_REUSED, "%s", td_err_text(TD_ERR_KEY_REUSED));
+    } else if (rc != SQLITE_DONE) {
+        err = td_db_fail(db, "reading the outbox", e);
+    }
+    sqlite3_reset(s);
+    return err;
+}
+
 static enum td_err run_add(struct td_store *store, struct td_db *db, void *arg, struct td_error *e) {
     const struct td_outbox_entry *x = arg;
-    enum td_err err = make_room(store, db, x->bytes, e);
+    enum td_err err = find_twin(db, x, e);
+    if (err == TD_OK)
+        err = make_room(store, db, x->bytes, e);
     if (err != TD_OK)
         return err;
     sqlite3_stmt *s = td_db_statement(

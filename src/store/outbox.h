@@ -50,6 +50,9 @@ struct td_outbox_answer {
     int64_t wall_ms;
 };
 
+#define TD_OUTBOX_CLIENT_KEY "tdk-"
+#define TD_OUTBOX_CLIENT_KEY_BYTES 36u // with the key's own 32 digits
+
 struct td_outbox_entry {
     struct td_str id; // the exchange's
     struct td_str tenant, conversation;
@@ -62,10 +65,13 @@ struct td_outbox_entry {
     enum td_class data_class;
     struct td_str labels; // names with a space between; "*" one that nothing names
     struct td_str residency;
-    struct td_str reconcile;       // "take_better", "keep_local", "ask"
-    struct td_str idempotency_key; // goes with every try; made by td_outbox_add where empty
-    struct td_str request;         // the client's body; sealed at rest
-    struct td_str context;         // whatever else a replay needs (JSON); sealed at rest
+    struct td_str reconcile; // "take_better", "keep_local", "ask"
+    // Goes with every try; made by td_outbox_add where empty. One of a client begins with TD_OUTBOX_CLIENT_KEY and what
+    // stands for its key; what stands for the request follows.
+    struct td_str idempotency_key;
+    char *twin;            // of td_outbox_add: see there; room for an id of 26 and its end, or NULL
+    struct td_str request; // the client's body; sealed at rest
+    struct td_str context; // whatever else a replay needs (JSON); sealed at rest
     struct td_outbox_answer local, cloud;
     enum td_accepted accepted;
     struct td_str verdict; // why this answer was accepted, one word and numbers
@@ -75,7 +81,9 @@ struct td_outbox_entry {
 
 // Puts an entry in, state QUEUED or ANSWERED_LOCALLY (with `local`). `id`, `tenant`, times and texts are taken from
 // *entry. TD_ERR_OVERLOAD: the outbox is full of entries that are not finished; finished ones give way, oldest first.
-// TD_ERR_LIMIT: the entry is too large. TD_ERR_USAGE: the id is there.
+// TD_ERR_LIMIT: the entry is too large. TD_ERR_USAGE: the id is there. With a client's key, where the tenant has an
+// entry under it that waits or has its answer: TD_ERR_IN_PROGRESS the same request is kept already, and `twin` has its
+// id before the ack comes; TD_ERR_KEY_REUSED it is another one.
 enum td_err td_outbox_add(struct td_store *store, const struct td_outbox_entry *entry, const struct td_ack *ack,
                           struct td_error *e) TD_MUST_USE;
 

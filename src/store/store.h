@@ -65,6 +65,7 @@ enum td_secret_use {
     TD_SECRET_CHAIN = 3,        // hash chain of ledger and receipts
     TD_SECRET_BODY = 4,         // MAC of the bytes that left, in receipts
     TD_SECRET_CONVERSATION = 5, // hash of a conversation's prefix
+    TD_SECRET_REPEAT = 6,       // hash of a client's idempotency key
 };
 void td_store_secret(const struct td_store *store, enum td_secret_use use, unsigned char out[32]);
 

@@ -49,7 +49,8 @@ struct td_answer_meta {
     struct td_str exchange;
     struct td_origin origin; // of the answer as delivered
     struct td_str reason;
-    struct td_str mode; // "" leaves it out
+    struct td_str mode;      // "" leaves it out
+    struct td_str queued_as; // the exchange that it is kept under already; "" its own
     bool degraded, queued, damaged;
     double confidence;            // 0..1, NaN unknown
     int64_t cost_nusd;            // all attempts

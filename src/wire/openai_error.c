@@ -30,7 +30,10 @@ int td_openai_status(enum td_err err) {
         return 405;
     case TD_ERR_LIMIT:
         return 413;
+    case TD_ERR_IN_PROGRESS:
+        return 409;
     case TD_ERR_NOT_FOR_ME:
+    case TD_ERR_KEY_REUSED:
         return 422;
     case TD_ERR_BUDGET:
     case TD_ERR_RATE:
@@ -70,7 +73,7 @@ int td_openai_status(enum td_err err) {
 
 uint32_t td_openai_retry_after_s(enum td_err err, uint32_t retry_after_ms) {
     int status = td_openai_status(err);
-    if (status != 429 && status != 503)
+    if (status != 429 && status != 503 && err != TD_ERR_IN_PROGRESS)
         return 0;
     if (retry_after_ms)
         return retry_after_ms / 1000 + (retry_after_ms % 1000 != 0);

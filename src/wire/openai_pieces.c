@@ -266,6 +266,7 @@ void td_ow_meta(struct td_emit *m, const struct td_answer_writer *w, const struc
         td_emit_lit(m, "\"degraded\":false,");
     if (meta->queued)
         td_emit_lit(m, "\"queued\":true,");
+    td_emit_word(m, "queued_as", meta->queued_as);
     if (meta->damaged || (w && w->damaged))
         td_emit_lit(m, "\"damaged\":true,");
     if (isfinite(meta->confidence)) {

@@ -258,6 +258,91 @@ test("what goes on from a prefix is another request, and is not sent under the k
   await h.t.stop();
 });
 
+test("a client's idempotency key stands for one request; a provider that knows keys gets one made of it", async () => {
+  const h = await house();
+  const post = (key, body, more = {}) => h.t.post(body, "/v1/chat/completions", { "idempotency-key": key, ...more });
+  const body = (text, more) => JSON.stringify({ model: "cloud", messages: user(text), ...more });
+  const sent = async () => (await h.c.log()).requests.map((r) => r.headers["idempotency-key"]);
+  assert.equal((await post("my-key-1", body("one"))).status, 200);
+  assert.equal((await post("my-key-1", body("one"))).status, 200, "the first is over: asked again");
+  assert.equal((await post("my-key-2", body("one"))).status, 200);
+  const keys = await sent();
+  assert.equal(keys.length, 3);
+  assert.equal(keys[0], keys[1], "the provider may give the first answer again");
+  assert.notEqual(keys[0], keys[2]);
+  assert.ok(keys.every((k) => /^tdk-[0-9a-f]{32}-[0-9a-f]{16}$/.test(k)), keys.join());
+  const reused = await post("my-key-1", body("two"));
+  assert.equal(reused.status, 422);
+  assert.equal((await reused.json()).error.code, "tandem.request.key_reused");
+  assert.equal((await sent()).length, 3, "nobody was asked");
+  // While the first is being answered; from then on it is over, also where its client has gone.
+  await h.c.standing({ first_token_ms: 60000 });
+  const abort = new AbortController();
+  const gone = fetch(`${h.t.url}/v1/chat/completions`, { method: "POST", body: body("slow"), signal: abort.signal,
+    headers: { "content-type": "application/json", "idempotency-key": "my-key-3" } }).catch(() => "gone");
+  await until(async () => (await sent()).length === 4, "the slow one to be asked");
+  const twice = await post("my-key-3", body("slow"));
+  assert.equal(twice.status, 409);
+  assert.equal(twice.headers.get("retry-after"), "1");
+  assert.equal((await twice.json()).error.code, "tandem.request.in_progress");
+  abort.abort();
+  assert.equal(await gone, "gone");
+  await h.c.standing({});
+  await until(async () => (await post("my-key-3", body("slow"))).status === 200, "the slow one to be answered");
+  // What is no key is told; the device, which knows none, gets none.
+  for (const bad of ["two words", "k".repeat(256)]) {
+    const r = await post(bad, body("one"));
+    assert.equal(r.status, 400);
+    assert.equal((await r.json()).error.param, "idempotency-key");
+  }
+  assert.equal((await post("my-key-4", body("one", { model: "device" }))).status, 200);
+  assert.equal((await h.d.log()).requests.at(-1).headers["idempotency-key"], undefined);
+  // Another tenant's key is another key, there as here.
+  const key = JSON.parse((await tandem(["keys", "create", "--tenant", "other", "--json", "--config", h.t.file])).stdout).key;
+  assert.equal((await post("my-key-1", body("one"), { authorization: `Bearer ${key}` })).status, 200);
+  assert.ok(!keys.includes((await sent()).at(-1)));
+  await h.t.stop();
+});
+
+test("a request that is sent again under its key is kept once, also after a restart", async () => {
+  const h = await house();
+  await h.c.down(true);
+  const key = { "idempotency-key": "kept-key" };
+  const first = await h.ask(user("keep this once"), {}, {}, key);
+  assert.equal(first.tandem.queued, true);
+  assert.equal(first.tandem.queued_as, undefined);
+  const again = await h.ask(user("keep this once"), {}, {}, key);
+  assert.equal(again.tandem.queued, true);
+  assert.equal(again.tandem.queued_as, first.id, "where the better answer will be found");
+  const other = await h.ask(user("keep this once"), {}, {}, { "idempotency-key": "another-key" });
+  assert.equal(other.tandem.queued_as, undefined);
+  assert.equal((await h.outbox("list")).json.entries.length, 2);
+  await h.t.stop("SIGKILL");
+  const yaml = readFileSync(h.t.file, "utf8").replace(/^(version|listen|data_dir):.*\n/gm, "");
+  const start = () => startTandem(yaml, { dir: h.t.dir });
+  let t = await start();
+  const ask = async (text) => (await (await t.post({ model: "auto", messages: user(text), tandem: { queue: true, prefer: "quality" } },
+    "/v1/chat/completions", key)).json()).tandem;
+  assert.notEqual((await ask("another request")).queued, true, "answered, and not kept in the other's place");
+  await t.stop();
+  t = await start();
+  const third = await ask("keep this once");
+  assert.equal(third.queued_as, first.id);
+  const entries = async () => JSON.parse((await tandem(["outbox", "list", "--json", "--config", t.file])).stdout).entries;
+  assert.equal((await entries()).length, 2);
+  await h.c.down(false);
+  for (const id of [first.id, other.id]) {
+    const done = await until(async () => {
+      const e = await (await fetch(`${t.url}/v1/tandem/exchanges/${id}`)).json();
+      return e.state === "reconciled" && e;
+    }, "the kept one to be answered");
+    assert.equal(done.accepted, "cloud");
+  }
+  const paid = (await h.c.log()).requests.filter((r) => r.body.includes("keep this once")).map((r) => r.headers["idempotency-key"]);
+  assert.equal(new Set(paid.filter((k) => k.startsWith("tdk-"))).size, 2, paid.join());
+  await t.stop();
+});
+
 test("connectivity: offline answers on the device at once, keeps what asks for it, and asks nobody outside until it is taken back", async () => {
   const h = await house({ away: true, more: "connectivity: offline\n" });
   const began = Date.now();

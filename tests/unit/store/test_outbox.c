@@ -53,7 +53,7 @@ static struct td_outbox_entry sample(const char *id) {
 struct seen {
     unsigned count;
     struct td_outbox_entry entry;
-    char ids[16][32], labels[64], request[64], context[64], local[64], cloud[64], verdict[32], key[40];
+    char ids[16][32], labels[64], request[64], context[64], local[64], cloud[64], verdict[32], key[64];
 };
 
 static bool on_entry(void *user, const struct td_outbox_entry *x) {
@@ -67,7 +67,7 @@ static bool on_entry(void *user, const struct td_outbox_entry *x) {
     snprintf(s->local, 64, "%.*s", TD_STR_ARG(x->local.body));
     snprintf(s->cloud, 64, "%.*s", TD_STR_ARG(x->cloud.body));
     snprintf(s->verdict, 32, "%.*s", TD_STR_ARG(x->verdict));
-    snprintf(s->key, 40, "%.*s", TD_STR_ARG(x->idempotency_key));
+    snprintf(s->key, 64, "%.*s", TD_STR_ARG(x->idempotency_key));
     s->count++;
     return true;
 }
@@ -76,6 +76,45 @@ static struct seen look(const char *id) {
     struct seen s = {0};
     assert_ok(td_outbox_get(store, TD_STR_NONE, td_str_of(id), on_entry, &s, NULL));
     return s;
+}
+
+#define KEY_A "tdk-0123456789abcdef0123456789abcdef"
+#define KEY_B "tdk-0123456789abcdef0123456789abcdee"
+
+static void the_same_request_under_a_clients_key_is_kept_once(void **state) {
+    (void)state;
+    static const struct {
+        const char *id, *tenant, *key;
+        enum td_err err;
+        const char *twin;
+    } rows[] = {
+        {"K1", "acme", KEY_A "-1", TD_OK, ""},
+        {"K2", "acme", KEY_A "-1", TD_ERR_IN_PROGRESS, "K1"},
+        {"K3", "acme", KEY_A "-2", TD_ERR_KEY_REUSED, ""}, // another request
+        {"K4", "acme", KEY_B "-1", TD_OK, ""},
+        {"K5", "other", KEY_A "-2", TD_OK, ""},
+        {"K6", "acme", "", TD_OK, ""},
+    };
+    char twin[27];
+    open_store(NULL);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct td_outbox_entry x = sample(rows[i].id);
+        x.tenant = td_str_of(rows[i].tenant);
+        x.idempotency_key = td_str_of(rows[i].key);
+        x.twin = twin;
+        twin[0] = 0;
+        assert_int_equal(td_outbox_add(store, &x, NULL, NULL), rows[i].err);
+        assert_string_equal(twin, rows[i].twin);
+    }
+    struct seen s = look("K1");
+    assert_string_equal(s.key, KEY_A "-1");
+    // One that ended without an answer does not stand in the way.
+    assert_ok(td_outbox_move(store, TD_STR("K1"),
+                             &(struct td_outbox_move){.from = TD_OUTBOX_ANSWERED_LOCALLY, .to = TD_OUTBOX_DROPPED},
+                             NULL, NULL));
+    struct td_outbox_entry x = sample("K7");
+    x.idempotency_key = TD_STR(KEY_A "-2");
+    assert_ok(td_outbox_add(store, &x, NULL, NULL));
 }
 
 struct events {
@@ -486,6 +525,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, make_dir, drop_dir)
     const struct CMUnitTest tests[] = {
         T(an_entry_walks_the_whole_way),
+        T(the_same_request_under_a_clients_key_is_kept_once),
         T(a_local_answer_that_comes_late_is_kept),
         T(only_the_arrows_of_the_diagram_exist),
         T(it_is_bounded_in_entries_and_bytes),
