@@ -3,7 +3,7 @@
 #ifndef TD_CONFIG_DURABILITY_H
 #define TD_CONFIG_DURABILITY_H
 
-// What "acknowledged" means for ledger rows (CONTRACT, durability). The store keeps each promise; who must wait for
+// What "acknowledged" means for ledger rows (docs/decisions/0004-ledger-durability.md). The store keeps each promise; who must wait for
 // what is the exchange's business: BEFORE_ANSWER gives td_ledger_append an ack, BEFORE_EGRESS gives one to
 // td_receipt_append as well.
 enum td_durability {

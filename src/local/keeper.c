@@ -12,7 +12,7 @@
 #include "base/log.h"
 #include "base/time.h"
 
-#define CRASH_BACKOFF_MS_MAX 2000u // CONTRACT: back within 2 s plus the load
+#define CRASH_BACKOFF_MS_MAX 2000u // a host that ended is back within 2 s plus its load
 #define LOAD_BACKOFF_MS_MAX 30000u // a file that does not load is not tried at every request
 #define MEMORY_WAIT_MS_MAX 10000u  // how long a load waits for serving models to fall idle
 #define CUT_MS_MAX 300u            // a guest that has ended is reaped long before

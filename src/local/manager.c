@@ -12,7 +12,7 @@
 #include "base/part_name.h"
 #include "base/time.h"
 
-#define STRIKES_MAX 2u        // CONTRACT: a prompt that ended its guest twice is not tried again
+#define STRIKES_MAX 2u        // a prompt that ended its guest so often is not tried again
 #define END_WAIT_MS_MAX 250u  // how a guest ended is known in a few; nobody who could ask elsewhere waits longer
 #define CONTEXT_DEFAULT 8192u // where the target states none and the model was trained for more
 

@@ -46,7 +46,7 @@ enum td_reason {
         TD_REASON_COUNT
 };
 
-// What happens to an answer that breaks off after its first byte (CONTRACT, "After a cut").
+// What happens to an answer that breaks off after its first byte (docs/resilience.md).
 enum td_on_cut { TD_ON_CUT_CONTINUE, TD_ON_CUT_RESTART, TD_ON_CUT_ERROR };
 
 const char *td_reason_word(enum td_reason reason);

@@ -82,7 +82,7 @@ enum td_err td_ledger_append(struct td_store *store, const struct td_ledger_row 
 enum td_err td_ledger_append_acked(struct td_store *store, const struct td_ledger_row *row,
                                    const struct td_ack *ack) TD_MUST_USE;
 
-// What a grant lets out (CONTRACT, the way out). X(NAME, "stable-word")
+// What a grant lets out (remote/grant.h). X(NAME, "stable-word")
 #define TD_EGRESS_LIST(X)                                                                                              \
     X(INFERENCE, "inference")                                                                                          \
     X(WEBHOOK, "webhook")                                                                                              \

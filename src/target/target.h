@@ -8,7 +8,7 @@
 #include "wire/request.h"
 
 enum td_tier { TD_TIER_DEVICE, TD_TIER_EDGE, TD_TIER_ONPREM, TD_TIER_CLOUD, TD_TIER_COUNT };
-// What a model is good for, in general (CONTRACT, World). COMMAND: made for short assistant commands, nothing else.
+// What a model is good for, in general. COMMAND: made for short assistant commands, nothing else.
 enum td_model_class { TD_MODEL_SMALL, TD_MODEL_MEDIUM, TD_MODEL_LARGE, TD_MODEL_REASONING, TD_MODEL_COMMAND };
 enum td_provider { TD_PROVIDER_LLAMA, TD_PROVIDER_OPENAI, TD_PROVIDER_TANDEM, TD_PROVIDER_FAKE };
 
@@ -60,7 +60,7 @@ struct td_target {
     struct td_timeouts timeouts;
     struct td_str *fallback; // names that may follow when this target is pinned
     uint32_t fallback_count;
-    bool terminal;  // states that it does not forward (CONTRACT, chains)
+    bool terminal;  // states that it does not forward (docs/policy.md)
     bool continues; // accepts an assistant prefix
     enum td_prefix_mark prefix_mark;
     bool idempotency;             // honours an Idempotency-Key header

@@ -62,7 +62,7 @@ enum td_tool_choice { TD_TOOL_CHOICE_AUTO, TD_TOOL_CHOICE_NONE, TD_TOOL_CHOICE_R
 enum td_prefix_mark { TD_PREFIX_PLAIN, TD_PREFIX_VLLM, TD_PREFIX_MISTRAL };
 enum td_format { TD_FORMAT_TEXT, TD_FORMAT_JSON_OBJECT, TD_FORMAT_JSON_SCHEMA };
 
-// Data classes, in order (CONTRACT: public < internal < confidential < restricted). UNKNOWN: nothing labelled it.
+// Data classes, from the least to the most sensitive. UNKNOWN: nothing labelled it.
 enum td_class { TD_CLASS_UNKNOWN, TD_CLASS_PUBLIC, TD_CLASS_INTERNAL, TD_CLASS_CONFIDENTIAL, TD_CLASS_RESTRICTED };
 enum td_prefer {
     TD_PREFER_DEFAULT,
