@@ -5,28 +5,11 @@
 #include <stdio.h>
 
 #include "config/config.h"
-
-// Tests run in the build folder; by hand perhaps beside the sources.
-static char *read_doc(const char *name) {
-    static const char *const folders[] = {"../docs/", "docs/", "../../docs/"};
-    char path[128];
-    FILE *f = NULL;
-    for (size_t i = 0; i < 3 && !f; i++) {
-        snprintf(path, sizeof path, "%s%s", folders[i], name);
-        f = fopen(path, "r");
-    }
-    if (!f)
-        fail_msg("no %s", name);
-    char *text = calloc(1, 1 << 18);
-    size_t n = fread(text, 1, (1 << 18) - 1, f);
-    assert_true(n > 0);
-    fclose(f);
-    return text;
-}
+#include "docs.h"
 
 static void the_table_of_options_is_current(void **state) {
     (void)state;
-    char *doc = read_doc("config.md");
+    char *doc = docs_read("config.md");
     struct td_buf b;
     td_buf_init(&b, 1 << 18);
     assert_ok(td_config_schema_markdown(&b));
@@ -37,7 +20,7 @@ static void the_table_of_options_is_current(void **state) {
 }
 
 static void examples_load(const char *name, const char *before) {
-    char *doc = read_doc(name), *at = doc;
+    char *doc = docs_read(name), *at = doc;
     unsigned examples = 0;
     while ((at = strstr(at, "```yaml\n"))) {
         at += 8;

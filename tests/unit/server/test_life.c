@@ -4,6 +4,7 @@
 
 #include <sys/stat.h>
 
+#include "docs.h"
 #include "server/answer.h"
 
 static void draining_finishes_what_runs(void **state) {
@@ -173,20 +174,13 @@ static void no_failed_allocation_brings_it_down(void **state) {
 static void every_code_is_documented(void **state) {
     (void)state;
     static const int statuses[] = {400, 403, 404, 405, 408, 413, 415, 500, 503};
-    static char text[64 << 10];
-    char path[1024], row[120];
-    const char *here = strstr(__FILE__, "tests/unit/server/");
-    snprintf(path, sizeof path, "%.*sdocs/errors.md", (int)(here - __FILE__), __FILE__);
-    FILE *f = fopen(path, "r");
-    if (!f) // run from elsewhere than the build folder
-        skip();
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
+    char row[120], *text = docs_read("errors.md");
     for (size_t i = 0; i < sizeof statuses / sizeof *statuses; i++) {
         snprintf(row, sizeof row, "| `%s` | %d |", td_answer_code(statuses[i]), statuses[i]);
         if (!strstr(text, row))
             fail_msg("docs/errors.md lacks: %s", row);
     }
+    free(text);
 }
 
 int main(void) {

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "docs.h"
 #include "wire/openai_answer.h"
 
 static struct td_arena arena;
@@ -561,15 +562,7 @@ static void every_error_has_a_status_and_a_body(void **state) {
 // docs/errors.md has a row for every code, with the status that clients get.
 static void every_error_is_documented(void **state) {
     (void)state;
-    char path[1024];
-    static char text[64 << 10];
-    const char *here = strstr(__FILE__, "tests/unit/wire/");
-    snprintf(path, sizeof path, "%.*sdocs/errors.md", (int)(here - __FILE__), __FILE__);
-    FILE *f = fopen(path, "r");
-    if (!f) // run from elsewhere than the build folder
-        skip();
-    text[fread(text, 1, sizeof text - 1, f)] = 0;
-    fclose(f);
+    char *text = docs_read("errors.md");
     for (int err = TD_OK + 1; err < TD_ERR_COUNT; err++) {
         char row[200];
         snprintf(row, sizeof row, "| `%s` | %d | %s |", td_err_code((enum td_err)err),
@@ -577,6 +570,7 @@ static void every_error_is_documented(void **state) {
         if (!strstr(text, row))
             fail_msg("docs/errors.md lacks: %s", row);
     }
+    free(text);
 }
 
 static void models_are_listed(void **state) {
