@@ -57,6 +57,10 @@ static size_t on_body(char *p, size_t one, size_t n, void *user) {
     (void)one;
     if (c->x.stopping)
         return 0;
+    // A newer libcurl (8.14 for one) reads on in spite of the pause, and then wants its next turn at once, again and
+    // again. What it brings is left with it: that it understands.
+    if (c->x.halted)
+        return CURL_WRITEFUNC_PAUSE;
     c->a.stats.bytes_in += n;
     if (c->a.packed)
         curl_easy_getinfo(c->x.easy, CURLINFO_SIZE_DOWNLOAD_T, &raw);

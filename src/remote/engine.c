@@ -212,8 +212,9 @@ void td_engine_settle(struct td_remote *r) {
             break;
     }
     r->settling = false;
+    // By way of a timer: what is made active from inside a turn is still part of it.
     if (r->todo || r->due_now)
-        event_active(r->kick, EV_TIMEOUT, 0);
+        event_add(r->kick, &(struct timeval){0, 0});
 }
 
 // ---- what every easy handle is given

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 static struct drive d;
@@ -330,11 +331,21 @@ static void one_attempt_can_end_another(void **state) {
     take_finish(&loser);
 }
 
+static unsigned used_ms(void) { // processor time of this process
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return (unsigned)(used.tv_sec * 1000 + used.tv_nsec / 1000000);
+}
+
+// And stands still while it is paused, which is no busy waiting.
 static void run_until_paused(const struct take *t, unsigned then_ms) {
     for (int i = 0; i < 1000 && t->deltas < t->pause_after; i++)
         drive_run_ms(&d, 10);
     assert_int_equal(t->deltas, t->pause_after);
+    unsigned used = used_ms();
     drive_run_ms(&d, then_ms);
+    if (used_ms() - used > then_ms / 2)
+        fail_msg("%u ms of processor in %u ms of pause", used_ms() - used, then_ms);
 }
 
 static void a_pause_holds_everything_back(void **state) {
