@@ -47,6 +47,7 @@
 #define TD_STOPS_MAX 16u
 #define TD_LOGPROBS_MAX 20u    // OpenAI's own limit
 #define TD_LABELS_MAX 32u      // labels are bits of one word
+#define TD_LABELS_FIXED 4u     // pii, phi, pci, secret: the same bits in every configuration
 #define TD_NAME_BYTES_MAX 128u // names of targets, tenants, models, conversations
 
 // The house.

@@ -6,14 +6,41 @@
 #include <string.h>
 #include <time.h>
 
-#define FOLLOW_NS 300000000 // how often new rows are asked for
+#define PARAMS_BYTES_MAX 1024u // an exchange's id is far shorter
+#define FOLLOW_NS 300000000    // how often new rows are asked for
 
-static long limit = 20, hours = 24;
+static long limit = 20, hours; // hours 0: not given
+static const char *exchange;
 static bool follow;
 
 static void print_head(void) {
     printf("%s%-20s%-14s%-8s%-14s%7s%7s%12s%8s  %s%s\n", td_cli_bold(), "TIME (UTC)", "TARGET", "TIER", "OUTCOME", "IN",
            "OUT", "COST", "MS", "EXCHANGE", td_cli_reset());
+}
+
+static void print_word(const char *name, struct td_str value) {
+    if (value.n)
+        printf(" · %s%s%.*s", name, *name ? " " : "", TD_STR_ARG(value));
+}
+
+// What one wants to know of a single exchange's attempts beside the table.
+static void print_details(td_json *row) {
+    td_json *name;
+    size_t i, n;
+    printf("    %" PRId64, td_json_get_int(row, "attempt", 0));
+    print_word("model", td_json_get_str(row, "model"));
+    print_word("reason", td_json_get_str(row, "reason"));
+    print_word("rule", td_json_get_str(row, "rule"));
+    print_word("mode", td_json_get_str(row, "mode"));
+    print_word("class", td_json_get_str(row, "data_class"));
+    td_json *names = td_json_get(row, "label_names");
+    yyjson_arr_foreach(names, i, n, name) print_word(i ? "" : "labels", td_json_str(name));
+    if (names && !td_json_get_bool(row, "label_names_sure", true))
+        printf(" (as they are called now)");
+    print_word("error", td_json_get_str(row, "error"));
+    if (td_json_get_int(row, "http_status", 0))
+        printf(" · HTTP %" PRId64, td_json_get_int(row, "http_status", 0));
+    putchar('\n');
 }
 
 static void print_rows(td_json *root) {
@@ -33,6 +60,8 @@ static void print_rows(td_json *root) {
                td_json_get_int(row, "prompt_tokens", 0), td_json_get_int(row, "completion_tokens", 0),
                td_cli_money(td_json_get_int(row, "cost_nusd", 0)), td_json_get_int(row, "duration_us", 0) / 1000,
                TD_STR_ARG(td_json_get_str(row, "exchange")));
+        if (exchange)
+            print_details(row);
     }
 }
 
@@ -59,16 +88,32 @@ static void print_stats(td_json *root) {
     printf(".\n");
 }
 
+// What is asked for; rows after number `after`.
+static enum td_err write_params(struct td_buf *out, long count, uint64_t after) {
+    enum td_err err = td_buf_printf(out, "{\"limit\":%ld,\"after\":%" PRIu64, count, after);
+    if (err == TD_OK && hours)
+        err = td_buf_printf(out, ",\"hours\":%ld", hours);
+    if (err == TD_OK && exchange) {
+        err = td_buf_addz(out, ",\"exchange\":");
+        err = err ? err : td_buf_add_json(out, td_str_of(exchange));
+    }
+    return err ? err : td_buf_addc(out, '}');
+}
+
 // Rows after `*last`, as they come, until interrupted; one JSON object a line with --json. Only a daemon writes rows.
 static int follow_rows(uint64_t last) {
     struct td_failure failure;
-    char params[96], *result = NULL;
+    struct td_buf params;
+    char *result = NULL;
+    td_buf_init(&params, PARAMS_BYTES_MAX);
     for (;;) {
         struct td_arena arena;
         td_json *root, *row;
         size_t i, n;
-        snprintf(params, sizeof params, "{\"limit\":10000,\"hours\":%ld,\"after\":%" PRIu64 "}", hours, last);
-        if (td_admin_remote(td_cli_data_dir(), "ledger.tail", params, &result, &failure) != 0)
+        td_buf_clear(&params);
+        if (write_params(&params, 10000, last) != TD_OK)
+            return td_cli_fail(TD_EXIT_FAILED, "out of memory");
+        if (td_admin_remote(td_cli_data_dir(), "ledger.tail", params.p, &result, &failure) != 0)
             return strcmp(failure.code, "tandem.not_found") == 0
                        ? td_cli_fail(TD_EXIT_NO_DAEMON, "no daemon runs on this data directory: nothing new will come")
                        : td_cli_failure(&failure);
@@ -102,7 +147,8 @@ static uint64_t last_number(td_json *root) {
 
 static int run(int argc, char **argv) {
     struct td_failure failure;
-    char params[96], *result = NULL;
+    struct td_buf params;
+    char *result = NULL;
     const char *method;
     if (argc != 1 || (strcmp(argv[0], "tail") && strcmp(argv[0], "stats") && strcmp(argv[0], "verify")))
         return td_cli_fail(TD_EXIT_USAGE, "ledger wants tail, stats or verify");
@@ -111,10 +157,16 @@ static int run(int argc, char **argv) {
                                              : "ledger.verify";
     if (follow && strcmp(argv[0], "tail") != 0)
         return td_cli_fail(TD_EXIT_USAGE, "only tail can be followed");
+    if (exchange && strcmp(argv[0], "tail") != 0)
+        return td_cli_fail(TD_EXIT_USAGE, "only tail shows one exchange");
     if (follow && td_cli.json)
         return follow_rows(0);
-    snprintf(params, sizeof params, "{\"limit\":%ld,\"hours\":%ld}", limit, hours);
-    if (td_cli_admin(method, params, &result, &failure) != 0)
+    td_buf_init(&params, PARAMS_BYTES_MAX);
+    if (write_params(&params, limit, 0) != TD_OK)
+        return td_cli_fail(TD_EXIT_USAGE, "that is no exchange's id");
+    int failed = td_cli_admin(method, params.p, &result, &failure);
+    td_buf_finish(&params);
+    if (failed)
         return td_cli_failure(&failure);
     struct td_arena arena;
     td_json *root;
@@ -124,6 +176,8 @@ static int run(int argc, char **argv) {
         printf("%s\n", result);
     else if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) != TD_OK)
         code = td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
+    else if (exchange && !follow && yyjson_arr_size(td_json_get(root, "rows")) == 0)
+        code = td_cli_fail(TD_EXIT_FAILED, "the ledger has no row of this exchange");
     else if (strcmp(argv[0], "tail") == 0) {
         print_head();
         print_rows(root);
@@ -147,6 +201,8 @@ static const struct td_opt options[] = {
     {"limit", 'n', TD_OPT_NUMBER, "N", "rows to show (default 20)", .number = &limit, .min = 1, .max = 10000},
     {"follow", 'f', TD_OPT_FLAG, NULL, "tail: go on with new rows as they come (with --json one object a line)",
      .flag = &follow},
+    {"exchange", 'x', TD_OPT_STRING, "ID", "tail: only this exchange's attempts, with more about each, however old",
+     .string = &exchange},
     {"hours", 0, TD_OPT_NUMBER, "N", "look back so far (default 24)", .number = &hours, .min = 1, .max = 876000},
     {0},
 };

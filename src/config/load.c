@@ -42,14 +42,14 @@ uint32_t td_label_intern(struct td_loader *l, const struct td_node *node, struct
 }
 
 static enum td_err start_labels(struct td_loader *l, const struct td_config *previous) {
-    static const char *const fixed[] = {"pii", "phi", "pci", "secret"};
+    static const char *const fixed[TD_LABELS_FIXED] = {"pii", "phi", "pci", "secret"};
     static const struct td_node nowhere = {.line = 1, .column = 1};
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < TD_LABELS_FIXED; i++)
         if (!td_label_intern(l, &nowhere, td_str_of(fixed[i])))
             return l->e && l->e->code ? l->e->code : TD_ERR_NOMEM;
-    for (size_t i = 0; i < 4; i++)
+    for (size_t i = 0; i < TD_LABELS_FIXED; i++)
         l->config->policy.label_class[i] = i == 3 ? TD_CLASS_RESTRICTED : TD_CLASS_CONFIDENTIAL;
-    for (uint32_t i = 4; previous && i < previous->policy.label_count; i++)
+    for (uint32_t i = TD_LABELS_FIXED; previous && i < previous->policy.label_count; i++)
         if (!td_label_intern(l, &nowhere, previous->policy.labels[i]))
             return TD_ERR_NOMEM;
     return TD_OK;

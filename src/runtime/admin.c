@@ -142,17 +142,41 @@ static enum td_err keys_revoke(struct admin *a, struct td_error *e) {
 
 // ---- ledger
 
+// Rows bear labels as bits, which are names only together with a configuration: the one in force. Of a row that was
+// written under another text of it, names beside the fixed ones may have moved.
+static enum td_err write_label_names(struct admin *a, const struct td_ledger_row *row) {
+    struct td_config *config = td_runtime_config(a->rt, NULL);
+    const struct td_policy *p = &config->policy;
+    const char *comma = "";
+    bool sure = row->policy_version == p->version || row->labels >> TD_LABELS_FIXED == 0;
+    enum td_err err = td_buf_addz(&a->out, ",\"label_names\":[");
+    for (uint32_t left = row->labels; err == TD_OK && left; left &= left - 1, comma = ",") {
+        struct td_str name = p->labels[__builtin_ctz(left)];
+        err = td_buf_addz(&a->out, comma);
+        err = err ? err : td_buf_add_json(&a->out, name.n ? name : TD_STR("*"));
+    }
+    td_config_unref(config);
+    return err ? err : td_buf_addz(&a->out, sure ? "]}" : "],\"label_names_sure\":false}");
+}
+
 static bool on_row(void *user, const struct td_ledger_row *row) {
     struct admin *a = user;
     a->list_err = separator(a);
     if (a->list_err == TD_OK)
         a->list_err = td_ledger_row_json(row, false, &a->out);
+    if (a->list_err == TD_OK && row->labels) {
+        a->out.n--; // its brace: what its labels are called stands with them
+        a->list_err = write_label_names(a, row);
+    }
     return a->list_err == TD_OK;
 }
 
 static struct td_ledger_filter filter_of(const struct admin *a) {
-    int64_t hours = td_json_get_int(a->params, "hours", 24);
-    return (struct td_ledger_filter){.tenant = td_json_get_str(a->params, "tenant"),
+    struct td_str exchange = td_json_get_str(a->params, "exchange");
+    int64_t hours =
+        td_json_get_int(a->params, "hours", exchange.n ? 0 : 24); // whoever knows its id knows what is meant
+    return (struct td_ledger_filter){.exchange = exchange,
+                                     .tenant = td_json_get_str(a->params, "tenant"),
                                      .target = td_json_get_str(a->params, "target"),
                                      .after = (uint64_t)td_json_get_int(a->params, "after", 0),
                                      .since_ms = hours > 0 ? td_wall_ms() - hours * 3600000 : 0};

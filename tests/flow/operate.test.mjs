@@ -113,6 +113,41 @@ test("every command: --help, --json that is JSON, no colour in a pipe, an unknow
   }
 });
 
+test("ledger tail --exchange: one exchange's attempts, in text and JSON, labels by their names", async () => {
+  const down = await startUpstream();
+  const two = (cloud("a", down.url) + cloud("b", upstream.url).replace("0.9", "0.8")).replaceAll("clearance: internal", "clearance: confidential");
+  const t = await startTandem(`targets:\n${two}policy: {rules: [{name: birds, when: {labels: [bird]}, outbox: false}]}\n`);
+  await down.down(true);
+  await t.post({ model: "b", messages: user("ECHO:before") });
+  const r = await t.post({ model: "auto", messages: user("ECHO:this one"), tandem: { labels: ["phi", "bird"] } });
+  const id = r.headers.get("x-tandem-exchange");
+  await r.text();
+  const tail = (...more) => tandem(["ledger", "tail", "--exchange", id, "--config", t.file, ...more]);
+  const rows = await until(async () => {
+    const list = JSON.parse((await tail("--json")).stdout).rows;
+    return list.length >= 2 && list;
+  }, "both attempts' rows");
+  assert.deepEqual([...new Set(rows.map((x) => x.exchange))], [id]);
+  assert.deepEqual(rows.at(-1).label_names.sort(), ["bird", "phi"]);
+  assert.equal(rows.at(-1).label_names_sure, undefined);
+  const plain = await tail();
+  assert.equal(plain.code, 0);
+  assert.match(plain.stdout, /\n {4}1 · model .* · reason .*labels phi · bird .*error tandem\.upstream\./);
+  assert.equal(plain.stdout.split("\n").filter((l) => l.includes(id)).length, rows.length);
+  // Under another configuration the bits may stand for others: said, not hidden.
+  writeFileSync(t.file, readFileSync(t.file, "utf8") + "# another text\n");
+  t.child.proc.kill("SIGHUP");
+  await until(async () => JSON.parse((await tail("--json")).stdout).rows[0].label_names_sure === false, "the other configuration");
+  assert.match((await tail()).stdout, /as they are called now/);
+  const none = await tandem(["ledger", "tail", "--exchange", "01AAAAAAAAAAAAAAAAAAAAAAAA", "--config", t.file]);
+  assert.equal(none.code, 1);
+  assert.match(none.stderr, /no row of this exchange/);
+  assert.deepEqual(JSON.parse((await tandem(["ledger", "tail", "--exchange", "'\"\\", "--json", "--config", t.file])).stdout).rows, []);
+  assert.equal((await tandem(["ledger", "stats", "--exchange", id, "--config", t.file])).code, 2);
+  assert.match((await tandem(["completion", "bash"])).stdout, /--exchange/);
+  await t.stop();
+});
+
 test("ledger tail -f follows; a refused request has no tier", async () => {
   const t = await startTandem(`targets:\n${cloud("c", upstream.url)}`);
   await t.post({ model: "auto", messages: user("ECHO:first") });
