@@ -99,8 +99,10 @@ TD_API int td_admin_call(struct td_runtime *runtime, const char *method, const c
 TD_API int td_admin_remote(const char *data_dir, const char *method, const char *params, char **result,
                            struct td_failure *failure);
 // Sends one HTTP request to the daemon that holds `data_dir`, over its Unix socket, and hands up the answer's body as
-// it comes (chunked or not); on_data returns false to stop early. *status gets the HTTP status. Blocks. Returns 0, or 1
-// with code "tandem.not_found" when no daemon runs there, "tandem.internal.io" when the connection broke.
+// it comes (chunked or not); on_data returns false to stop early; it is
+// called without bytes, too, a few times a second while none come and after a signal. *status gets the HTTP status.
+// Blocks. Returns 0, or 1 with code "tandem.not_found" when no daemon runs there, "tandem.internal.io" when the
+// connection broke.
 TD_API int td_daemon_request(const char *data_dir, const char *method, const char *path, const char *body,
                              size_t length, bool (*on_data)(void *user, const char *data, size_t length), void *user,
                              int *status, struct td_failure *failure);

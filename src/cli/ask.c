@@ -134,7 +134,8 @@ static void on_text(struct view *v, const struct td_answer *a) {
         v->first_ns = td_now_ns();
     if (td_buf_add(&v->text, a->text, a->text_length) == TD_OK && !td_cli.json) {
         td_cli_show(stdout, (struct td_str){a->text, a->text_length});
-        fflush(stdout);
+        if (!td_cli_flush())
+            td_chat_interrupt(); // nobody reads on: what is not written need not be paid
     }
 }
 
@@ -173,7 +174,7 @@ static enum td_err add_message(struct td_buf *b, const char *role, struct td_str
     return td_buf_addz(b, "}");
 }
 
-static enum td_err make_body(struct td_buf *b, struct td_str text) {
+static enum td_err make_body(struct td_buf *b, struct td_str text, struct td_error *e) {
     TD_TRY(td_buf_addz(b, "{\"model\":"));
     TD_TRY(td_buf_add_json(b, td_str_of(model ? model : "auto")));
     TD_TRY(td_buf_addz(b, ",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":["));
@@ -186,7 +187,7 @@ static enum td_err make_body(struct td_buf *b, struct td_str text) {
     if (max_tokens)
         TD_TRY(td_buf_printf(b, ",\"max_tokens\":%ld", max_tokens));
     if (!no_tools)
-        TD_TRY(td_chat_add_tools(b, tools_file));
+        TD_TRY(td_chat_add_tools(b, tools_file, e));
     TD_TRY(td_buf_printf(b, ",\"tandem\":{\"fresh\":%s%s%s", fresh ? "true" : "false",
                          progressive ? ",\"mode\":\"progressive\"" : "", queue ? ",\"queue\":true" : ""));
     if (prefer) {
@@ -238,10 +239,20 @@ static enum td_err print_json(const struct view *v, uint64_t end_ns) {
     return err;
 }
 
-static enum td_err read_input(int argc, char **argv, struct td_buf *text) {
-    if (argc == 1 && strcmp(argv[0], "-") != 0)
-        return td_buf_addz(text, argv[0]);
-    return td_cli_read_file("-", text);
+#define TEXT_BYTES_MAX (16u << 20)
+
+static enum td_err read_input(int argc, char **argv, struct td_buf *text, struct td_error *e) {
+    bool given = argc == 1 && strcmp(argv[0], "-") != 0;
+    enum td_err err = given ? td_buf_addz(text, argv[0]) : td_cli_read_file("-", text);
+    if (err == TD_ERR_IO)
+        return td_error_set(e, err, "standard input: %m");
+    if (err == TD_ERR_LIMIT)
+        return td_error_set(e, err, "the text is longer than %u MiB", TEXT_BYTES_MAX >> 20);
+    if (err == TD_OK && td_str_trim(td_buf_str(text)).n == 0)
+        return td_error_set(e, TD_ERR_USAGE, "ask wants a text; this one is empty");
+    if (err == TD_OK && !td_str_is_utf8(td_buf_str(text)))
+        return td_error_set(e, TD_ERR_USAGE, "the text is not UTF-8");
+    return err;
 }
 
 static int run(int argc, char **argv) {
@@ -249,18 +260,20 @@ static int run(int argc, char **argv) {
     struct view view = {0};
     struct td_buf text, body;
     struct td_chat_session *session = NULL;
+    struct td_error e = {0};
     int code = TD_EXIT_FAILED;
     if (argc > 1 || (argc == 0 && isatty(STDIN_FILENO)))
         return td_cli_fail(TD_EXIT_USAGE, "ask wants one text (quote it), or - for standard input");
-    td_buf_init(&text, 16 << 20);
+    td_buf_init(&text, TEXT_BYTES_MAX);
     td_buf_init(&body, 32 << 20);
     td_buf_init(&view.text, 64 << 20);
     td_buf_init(&view.tools, 8 << 20);
-    enum td_err err = read_input(argc, argv, &text);
+    enum td_err err = read_input(argc, argv, &text, &e);
     if (err == TD_OK)
-        err = make_body(&body, td_str_trim(td_buf_str(&text)));
+        err = make_body(&body, td_str_trim(td_buf_str(&text)), &e);
     if (err != TD_OK) {
-        td_cli_fail(code, "could not make the request: %s", td_err_text(err));
+        code = e.message[0] ? td_cli_fail(TD_EXIT_USAGE, "%s", e.message)
+                            : td_cli_fail(code, "could not make the request: %s", td_err_text(err));
         goto out;
     }
     session = td_chat_session_open(&failure);
@@ -274,7 +287,10 @@ static int run(int argc, char **argv) {
     if (!ok || view.failed) {
         if (view.text.n && !td_cli.json)
             printf("\n");
-        fflush(stdout);
+        if (!td_cli_flush()) {
+            code = TD_EXIT_FAILED; // td_cli_end says why
+            goto out;
+        }
         code = td_cli_fail(strcmp(view.code, "tandem.cancelled") == 0 ? TD_EXIT_CANCELLED : TD_EXIT_FAILED, "%s (%s)",
                            view.message, view.code);
         if (view.end.queued && !td_cli.json)

@@ -28,6 +28,10 @@ static void on_interrupt(int sig) {
     atomic_store(&interrupted, true);
 }
 
+void td_chat_interrupt(void) {
+    atomic_store(&interrupted, true);
+}
+
 static bool on_nothing(void *user, const char *data, size_t length) {
     (void)user, (void)data, (void)length;
     return true;
@@ -354,15 +358,18 @@ static enum td_err add_tools(struct td_buf *b, struct td_str text) {
     return err;
 }
 
-enum td_err td_chat_add_tools(struct td_buf *b, const char *tools_file) {
+enum td_err td_chat_add_tools(struct td_buf *b, const char *tools_file, struct td_error *e) {
     char *found = tools_file ? NULL : td_resource_path("catalogue.json");
     struct td_buf text;
     enum td_err err = TD_OK;
     td_buf_init(&text, 4 << 20);
     if (tools_file || found) {
-        err = td_cli_read_file(tools_file ? tools_file : found, &text);
-        if (err == TD_OK)
-            err = add_tools(b, td_buf_str(&text));
+        const char *path = tools_file ? tools_file : found;
+        err = td_cli_read_file(path, &text);
+        if (err == TD_ERR_IO)
+            td_error_set(e, err, "%s: %m", path);
+        if (err == TD_OK && (err = add_tools(b, td_buf_str(&text))) == TD_ERR_BAD_JSON)
+            td_error_set(e, err, "%s is no list of tools in JSON", path);
     }
     td_buf_finish(&text);
     td_string_free(found);

@@ -70,7 +70,11 @@ bool td_cli_stderr_is_terminal(void);
 // characters other than tab and line feed are left out, so that it cannot move the cursor, set the title or write to
 // the clipboard; into a file or a pipe it goes as it is. `text` is whole characters of UTF-8.
 void td_cli_show(FILE *to, struct td_str text);
-// Appends what a file holds; "-" is standard input. TD_ERR_IO, TD_ERR_LIMIT, TD_ERR_NOMEM.
+// What is printed goes out now. False where it cannot (full disk, closed pipe): nobody reads on.
+bool td_cli_flush(void);
+// The end of the program: `code`, or TD_EXIT_FAILED where what was printed is lost; says so, but for a closed pipe.
+int td_cli_end(int code);
+// Appends what a file holds; "-" is standard input. TD_ERR_IO (errno says why), TD_ERR_LIMIT, TD_ERR_NOMEM.
 enum td_err td_cli_read_file(const char *path, struct td_buf *out) TD_MUST_USE;
 // "tandem ask: message" on standard error; returns `code` so that commands can `return td_cli_fail(…)`.
 int td_cli_fail(int code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

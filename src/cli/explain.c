@@ -16,7 +16,7 @@ static enum td_err add_wish(struct td_buf *b, const char *key, const char *value
     return td_buf_add_json(b, td_str_of(value));
 }
 
-static enum td_err make_body(struct td_buf *b, const char *text) {
+static enum td_err make_body(struct td_buf *b, const char *text, struct td_error *e) {
     bool first = true;
     TD_TRY(td_buf_addz(b, "{\"model\":"));
     TD_TRY(td_buf_add_json(b, td_str_of(model ? model : "auto")));
@@ -24,7 +24,7 @@ static enum td_err make_body(struct td_buf *b, const char *text) {
     TD_TRY(td_buf_add_json(b, td_str_of(text)));
     TD_TRY(td_buf_addz(b, "}]"));
     if (!no_tools)
-        TD_TRY(td_chat_add_tools(b, tools_file));
+        TD_TRY(td_chat_add_tools(b, tools_file, e));
     TD_TRY(td_buf_addz(b, ",\"tandem\":{"));
     TD_TRY(add_wish(b, "data_class", data_class, &first));
     TD_TRY(add_wish(b, "residency", residency, &first));
@@ -39,6 +39,7 @@ static enum td_err make_body(struct td_buf *b, const char *text) {
 
 static int run(int argc, char **argv) {
     struct td_failure failure;
+    struct td_error e = {0};
     struct td_buf params;
     char *result = NULL;
     if (argc != (body_file ? 0 : 1))
@@ -46,12 +47,15 @@ static int run(int argc, char **argv) {
     td_buf_init(&params, 33 << 20);
     enum td_err err = td_buf_addz(&params, "{\"body\":");
     if (err == TD_OK)
-        err = body_file ? td_cli_read_file(body_file, &params) : make_body(&params, argv[0]);
+        err = body_file ? td_cli_read_file(body_file, &params) : make_body(&params, argv[0], &e);
+    if (err == TD_ERR_IO && body_file)
+        td_error_set(&e, err, "%s: %m", body_file);
     if (err == TD_OK)
         err = td_buf_addz(&params, "}");
     int code = TD_EXIT_OK;
     if (err != TD_OK || !td_buf_z(&params)) {
-        code = td_cli_fail(TD_EXIT_FAILED, "could not read the request: %s", td_err_text(err));
+        code = td_cli_fail(e.message[0] ? TD_EXIT_USAGE : TD_EXIT_FAILED, "could not read the request: %s",
+                           e.message[0] ? e.message : td_err_text(err));
     } else if (td_cli_admin("explain", params.p, &result, &failure) != 0) {
         code = td_cli_failure(&failure);
     } else if (td_cli.json) {

@@ -128,7 +128,11 @@ static int follow_rows(uint64_t last) {
             }
             if (!td_cli.json)
                 print_rows(root);
-            fflush(stdout);
+            if (!td_cli_flush()) { // nobody reads on
+                td_arena_finish(&arena);
+                td_string_free(result);
+                return TD_EXIT_FAILED;
+            }
         }
         td_arena_finish(&arena);
         td_string_free(result);

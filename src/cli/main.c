@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 extern const struct td_command td_command_serve, td_command_ask, td_command_explain, td_command_check,
     td_command_models, td_command_keys, td_command_ledger, td_command_outbox, td_command_eval, td_command_completion,
@@ -264,10 +266,18 @@ static void leave_no_dump(void) {
     setrlimit(RLIMIT_CORE, &limit);
 }
 
-int main(int argc, char **argv) {
+// A file that is opened must not become standard output because that was closed.
+static void keep_standard_descriptors(void) {
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
+static int run(int argc, char **argv) {
     const struct td_command *command = NULL;
-    leave_no_dump();
-    signal(SIGPIPE, SIG_IGN);
     if (argc < 2) {
         td_cli_usage(stderr);
         return TD_EXIT_USAGE;
@@ -311,4 +321,11 @@ int main(int argc, char **argv) {
     }
     argv[rest] = NULL;
     return command->run(rest, argv);
+}
+
+int main(int argc, char **argv) {
+    leave_no_dump();
+    keep_standard_descriptors();
+    signal(SIGPIPE, SIG_IGN);
+    return td_cli_end(run(argc, argv));
 }

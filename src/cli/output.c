@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +57,30 @@ void td_cli_show(FILE *to, struct td_str text) {
     fwrite(text.p + from, 1, text.n - from, to);
 }
 
+static int lost; // errno of the first write that failed
+
+// Where a write in between failed, its errno is gone; a pipe still says that nobody reads it.
+static bool is_closed(void) {
+    struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    return poll(&out, 1, 0) == 1 && out.revents & POLLERR;
+}
+
+bool td_cli_flush(void) {
+    bool failed = fflush(stdout) != 0;
+    int why = errno;
+    if (!lost && (failed || ferror(stdout)))
+        lost = failed ? why : is_closed() ? EPIPE : EIO;
+    return !lost;
+}
+
+int td_cli_end(int code) {
+    if (td_cli_flush())
+        return code;
+    if (lost != EPIPE)
+        td_cli_fail(code, "standard output: %s", strerror(lost));
+    return code == TD_EXIT_OK ? TD_EXIT_FAILED : code;
+}
+
 int td_cli_fail(int code, const char *fmt, ...) {
     char line[4096 + 256]; // a message, and what goes around it
     va_list args;
@@ -75,6 +101,8 @@ int td_cli_failure(const struct td_failure *failure) {
 void td_cli_options(struct td_options *options) {
     memset(options, 0, sizeof *options);
     options->config_path = td_cli.config ? td_cli.config : getenv("TANDEM_CONFIG");
+    if (!td_cli.config && options->config_path && !*options->config_path) // set to nothing is not set
+        options->config_path = NULL;
     if (!options->config_path && access("tandem.yaml", R_OK) == 0)
         options->config_path = "tandem.yaml";
     options->data_dir = td_cli.data_dir;
@@ -130,7 +158,11 @@ enum td_err td_cli_read_file(const char *path, struct td_buf *out) {
     size_t n;
     while (err == TD_OK && (n = fread(part, 1, sizeof part, f)) > 0)
         err = td_buf_add(out, part, n);
+    if (err == TD_OK && ferror(f))
+        err = TD_ERR_IO;
+    int why = errno;
     if (f && f != stdin)
         fclose(f);
+    errno = why;
     return err;
 }

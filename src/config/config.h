@@ -81,8 +81,8 @@ struct td_config {
 };
 
 // Reads a file. `previous` (may be NULL) is the snapshot it replaces: labels keep their bits across a reload. On
-// failure e->message is "file:line:column: what was expected" and *out is untouched. TD_ERR_CONFIG, TD_ERR_IO,
-// TD_ERR_NOMEM, TD_ERR_LIMIT. The caller owns one reference.
+// failure e->message is "file:line:column: what was expected" and *out is untouched. TD_ERR_CONFIG (also where there is
+// no such file), TD_ERR_IO, TD_ERR_NOMEM, TD_ERR_LIMIT. The caller owns one reference.
 enum td_err td_config_load(const char *path, const struct td_config *previous, struct td_config **out,
                            struct td_error *e) TD_MUST_USE;
 // The same from text; `name` stands for the file in messages, `dir` is where relative paths start (NULL: the current

@@ -386,10 +386,10 @@ static enum td_err read_file(const char *path, struct td_buf *text, struct td_er
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return td_error_set(e, TD_ERR_IO, "cannot open %.160s: %m", path);
+        return td_error_set(e, TD_ERR_CONFIG, "cannot open %.160s: %m", path);
     enum td_err err = TD_OK;
     if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
-        err = td_error_set(e, TD_ERR_IO, "%.160s is a folder", path);
+        err = td_error_set(e, TD_ERR_CONFIG, "%.160s is a folder", path);
     for (ssize_t n = 1; err == TD_OK && n > 0;) {
         char part[16384];
         n = read(fd, part, sizeof part);

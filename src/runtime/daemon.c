@@ -15,8 +15,14 @@
 
 typedef bool on_data_fn(void *user, const char *data, size_t length);
 
+// A signal, or a while without bytes: the caller is asked whether it still wants to wait.
+#define LOOK_US 250000
+
 struct client {
     int fd;
+    on_data_fn *on_data;
+    void *user;
+    bool stopped; // by the caller
     char buf[16384];
     size_t from, to; // unread bytes
 };
@@ -39,6 +45,9 @@ static int connect_to(const char *data_dir) {
         close(fd);
         fd = -1;
     }
+    struct timeval look = {.tv_usec = LOOK_US};
+    if (fd >= 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &look, sizeof look); // without it only a signal makes it look
     return fd;
 }
 
@@ -63,8 +72,13 @@ static bool fill(struct client *c) {
         return false;
     for (;;) {
         ssize_t got = recv(c->fd, c->buf + c->to, sizeof c->buf - c->to, 0);
-        if (got < 0 && errno == EINTR)
+        if (got < 0 && (errno == EINTR || errno == EAGAIN)) {
+            if (c->on_data && !c->on_data(c->user, "", 0)) {
+                c->stopped = true;
+                return false;
+            }
             continue;
+        }
         if (got <= 0)
             return false;
         c->to += (size_t)got;
@@ -148,6 +162,8 @@ int td_daemon_request(const char *data_dir, const char *method, const char *path
     int result = 1;
     if (!c)
         return fail(failure, TD_ERR_NOMEM, "out of memory");
+    c->on_data = on_data;
+    c->user = user;
     c->fd = connect_to(data_dir);
     if (c->fd < 0) {
         fail(failure, TD_ERR_NOT_FOUND, "no daemon runs on this data directory");
@@ -158,7 +174,7 @@ int td_daemon_request(const char *data_dir, const char *method, const char *path
                      "Connection: close\r\n\r\n",
                      method, path, length);
     if (n < 0 || (size_t)n >= sizeof head || !send_all(c->fd, head, (size_t)n) || !send_all(c->fd, body, length) ||
-        read_answer(c, on_data, user, status) < 0) {
+        (read_answer(c, on_data, user, status) < 0 && !c->stopped)) {
         fail(failure, TD_ERR_IO, "the connection to the daemon broke");
         goto out;
     }

@@ -2,12 +2,11 @@
 // One table says what a command takes; help, usage line, completion in three shells, manual page, README and what the
 // program really does must agree with each other.
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { before, test } from "node:test";
 import { ROOT, TANDEM, scratch, startTandem, startUpstream, tandem, until } from "./lib.mjs";
-import { spawn } from "node:child_process";
 
 const dir = scratch();
 const out = (...args) => execFileSync(TANDEM, args, { cwd: dir, encoding: "utf8" });
@@ -161,4 +160,64 @@ test("what serve offers to try can be typed as it stands; keys are listed in col
   assert.match(curl, /Bearer KEY/);
   assert.match(execFileSync("sh", ["-c", curl.trim().replace("KEY", key.key)], { cwd: dir, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }), /"choices"/);
   await again.stop();
+});
+
+const cloudAt = (up) => `targets:\n  - {name: cloud, tier: cloud, provider: openai, base_url: "${up.url}", model: m, region: us, clearance: internal}\n`;
+const shell = (line, env = {}) => spawnSync("bash", ["-c", line, TANDEM], { cwd: dir, encoding: "utf8", env: { ...process.env, ...env } });
+
+test("what cannot be printed is no success, and an answer that nobody reads on is not paid to its end", async () => {
+  const up = await startUpstream("--tokens", "500");
+  const t = await startTandem(cloudAt(up));
+  const at = `--config ${t.file}`;
+  for (const line of [`ask --no-tools [tokens=5] ${at}`, `ledger tail ${at}`, `ledger tail --json ${at}`, `check ${at}`, "--help", "--version", "man"]) {
+    const full = shell(`"$0" ${line} >/dev/full`);
+    assert.equal(full.status, 1, line);
+    assert.match(full.stderr, /tandem: standard output: (No space left on device|Input\/output error)\n$/, line);
+    assert.equal(shell(`"$0" ${line} >&-`).status, 0, `${line}: a closed one takes nothing, and no other file takes its place`);
+  }
+  await up.reset();
+  await up.standing({ token_ms: 10 });
+  const cut = shell(`set -o pipefail; "$0" ask --no-tools long ${at} | head -c 10`);
+  assert.equal(cut.status, 1);
+  assert.equal(cut.stderr, "", "a closed pipe is no news");
+  const { requests } = await up.log("?requests=1&closed=1&timeout_ms=5000");
+  assert.ok(requests[0].tokens < 400, `${requests[0].tokens} tokens were made`);
+  await t.stop();
+});
+
+test("Ctrl-C ends an answer that has not begun, at the daemon and in a process of its own", async () => {
+  const up = await startUpstream();
+  await up.standing({ hang: true });
+  const t = await startTandem(cloudAt(up));
+  const own = ["--config", t.file, "--data-dir", join(dir, "own")];
+  for (const [i, at] of [["--config", t.file], own].entries()) {
+    const asking = spawn(TANDEM, ["ask", "--no-tools", "x", ...at], { cwd: dir });
+    const ended = new Promise((resolve) => asking.on("close", (code) => resolve(code)));
+    await up.log(`?requests=${i + 1}&timeout_ms=20000`);
+    asking.kill("SIGINT");
+    assert.equal(await ended, 130);
+    await up.log(`?requests=${i + 1}&closed=${i + 1}&timeout_ms=20000`);
+  }
+  assert.equal((await up.log()).requests.filter((r) => r.closed_ms >= 0).length, 2);
+  await up.standing(null);
+  await t.stop();
+});
+
+test("what a person gets wrong is told in a person's words, and costs nothing", async () => {
+  const up = await startUpstream();
+  const t = await startTandem(cloudAt(up));
+  const at = `--config ${t.file}`;
+  for (const [line, match] of [[`ask "" ${at}`, /this one is empty/], [`ask ${at} </dev/null`, /this one is empty/], [`ask - ${at} </`, /standard input: Is a directory/],
+    [`printf 'a\\xff' | "$0" ask ${at}`, /is not UTF-8/], [`head -c 17000000 /dev/zero | tr '\\0' a | "$0" ask ${at}`, /longer than 16 MiB/],
+    [`ask x --tools /nope ${at}`, /\/nope: No such file/], [`ask x --tools /etc/passwd ${at}`, /\/etc\/passwd is no list of tools/],
+    [`explain x --tools /nope ${at}`, /\/nope: No such file/], [`explain --body /nope ${at}`, /\/nope: No such file/],
+    ["ask x --config /nope", /cannot open \/nope: No such file/], ["serve --config /", /\/ is a folder/]]) {
+    const r = shell(line.includes("| ") ? line : `"$0" ${line}`);
+    assert.equal(r.status, 2, `${line}: ${r.stderr}`);
+    assert.match(r.stderr, match);
+  }
+  assert.equal((await up.log()).requests.length, 0);
+  const unset = shell('"$0" ask --no-tools ECHO:yes', { TANDEM_CONFIG: "", HOME: dir });
+  assert.doesNotMatch(unset.stderr, /cannot open/, "set to nothing is not set");
+  await t.stop();
 });

@@ -327,8 +327,8 @@ static void files_are_read_and_their_folder_counts(void **state) {
     td_config_unref(c);
     unlink(model);
     unlink(path);
-    assert_int_equal(td_config_load(path, NULL, &c, &e), TD_ERR_IO);
-    assert_int_equal(td_config_load(dir, NULL, &c, &e), TD_ERR_IO);
+    assert_int_equal(td_config_load(path, NULL, &c, &e), TD_ERR_CONFIG);
+    assert_int_equal(td_config_load(dir, NULL, &c, &e), TD_ERR_CONFIG);
     rmdir(dir);
 }
 
