@@ -65,7 +65,7 @@ test("the manual page has every command, verb and option, and README every comma
   for (const s of sections) {
     const name = /^\w+/.exec(s)[0], c = commands[name];
     assert.deepEqual(sorted([...common, ...[...s.matchAll(/^\\?.*\\fB--([\w-]+)\\fR/gm)].map((m) => m[1])]), c.options, name);
-    const row = readme.split("\n").find((l) => l.startsWith("|") && l.includes(`\`tandem ${name}`));
+    const row = readme.split("\n").find((l) => l.startsWith("| `tandem ") && l.includes(`\`tandem ${name}`));
     assert.ok(row, `README: ${name}`);
     for (const verb of c.verbs) {
       assert.match(s.split("\n")[0], new RegExp(`\\b${verb}\\b`));
