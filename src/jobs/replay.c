@@ -247,7 +247,7 @@ static void settle(struct td_replayer *r, const struct td_outbox_entry *e) {
             j.accepted == TD_ACCEPTED_CLOUD) {
             struct td_outbox_entry accepted = *e;
             accepted.cloud = cloud;
-            td_heads_put(r->rt->heads, &accepted);
+            td_heads_put(r->rt->heads, &accepted, TD_ACCEPTED_CLOUD);
         }
         td_events_wake(r->rt->events);
     }
@@ -323,7 +323,7 @@ static bool recover_answered(struct td_replayer *r) {
             struct td_outbox_event event = {TD_STR("revision"), td_buf_str(&data)};
             more = reconcile(r, w.entry.id, &j, &event) == TD_OK;
             if (more && j.accepted == TD_ACCEPTED_CLOUD)
-                td_heads_put(r->rt->heads, &w.entry);
+                td_heads_put(r->rt->heads, &w.entry, TD_ACCEPTED_CLOUD);
         }
     }
     td_buf_finish(&data);

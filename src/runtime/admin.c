@@ -396,14 +396,15 @@ struct decision {
     enum td_err err;
 };
 
-// What the entry's client is told: which answer stands now.
+// What the entry's client is told: which answer stands now. Where a rule had decided, or a person before, it is another
+// than the client was told.
 static bool on_decided(void *user, const struct td_outbox_entry *entry) {
     struct decision *d = user;
-    bool cloud = d->accepted == TD_ACCEPTED_CLOUD;
+    bool cloud = d->accepted == TD_ACCEPTED_CLOUD, other = cloud || entry->state == TD_OUTBOX_RECONCILED;
     const struct td_outbox_answer *answer = cloud ? &entry->cloud : &entry->local;
     d->state = entry->state;
     enum td_err err =
-        td_buf_printf(&d->event, "{\"op\":\"%s\",\"verdict\":\"person\",\"target\":", cloud ? "replace" : "confirm");
+        td_buf_printf(&d->event, "{\"op\":\"%s\",\"verdict\":\"person\",\"target\":", other ? "replace" : "confirm");
     err = err ? err : td_buf_add_json(&d->event, answer->target);
     err = err ? err : td_buf_addz(&d->event, ",\"text\":");
     err = err ? err : td_buf_add_json(&d->event, answer->body);
@@ -412,7 +413,7 @@ static bool on_decided(void *user, const struct td_outbox_entry *entry) {
 }
 
 static bool on_accepted(void *user, const struct td_outbox_entry *entry) {
-    td_heads_put(user, entry);
+    td_heads_put(user, entry, entry->accepted);
     return false;
 }
 
@@ -435,7 +436,7 @@ static enum td_err outbox_decide(struct admin *a, enum td_outbox_state to, enum 
     }
     td_buf_finish(&d.event);
     TD_TRY(err);
-    if (accepted == TD_ACCEPTED_CLOUD) // the conversation goes on from it, where it can still be read
+    if (accepted != TD_ACCEPTED_NONE) // the conversation goes on from it, where it can still be read
         (void)!td_outbox_get(a->rt->store, TD_STR_NONE, id, on_accepted, a->rt->heads, e);
     td_events_wake(a->rt->events);
     return td_buf_printf(&a->out, "{\"state\":\"%s\"}", td_outbox_state_word(to));

@@ -33,20 +33,26 @@ static void drop(struct td_heads *h, struct head *old) {
     *old = (struct head){0};
 }
 
-void td_heads_put(struct td_heads *h, const struct td_outbox_entry *e) {
-    if (!h || !e->conversation.n || !td_str_trim(e->local.body).n || !e->cloud.body.n ||
-        e->cloud.body.n > TD_HEADS_BYTES_MAX)
+void td_heads_put(struct td_heads *h, const struct td_outbox_entry *e, enum td_accepted accepted) {
+    bool local = accepted == TD_ACCEPTED_LOCAL;
+    struct td_str old = local ? e->cloud.body : e->local.body, stands = local ? e->local.body : e->cloud.body;
+    if (!h || !e->conversation.n || !td_str_trim(old).n || !stands.n || stands.n > TD_HEADS_BYTES_MAX ||
+        td_str_eq(td_str_trim(old), td_str_trim(stands)))
         return;
-    char *text = td_strndup(e->cloud.body.p, e->cloud.body.n);
+    char *text = td_strndup(stands.p, stands.n);
     if (!text)
         return;
+    uint64_t overruled = key_of(h, e->tenant, e->conversation, stands);
     pthread_mutex_lock(&h->lock);
-    for (uint32_t i = 0; i < TD_HEADS_MAX && h->bytes + e->cloud.body.n > TD_HEADS_BYTES_MAX; i++)
+    for (uint32_t i = 0; i < TD_HEADS_MAX; i++) // nothing stands for what stands now
+        if (h->ring[i].text && h->ring[i].key == overruled)
+            drop(h, &h->ring[i]);
+    for (uint32_t i = 0; i < TD_HEADS_MAX && h->bytes + stands.n > TD_HEADS_BYTES_MAX; i++)
         drop(h, &h->ring[(h->next + i) % TD_HEADS_MAX]);
     struct head *place = &h->ring[h->next];
     h->next = (h->next + 1) % TD_HEADS_MAX;
     drop(h, place);
-    *place = (struct head){key_of(h, e->tenant, e->conversation, e->local.body), text, e->cloud.body.n};
+    *place = (struct head){key_of(h, e->tenant, e->conversation, old), text, stands.n};
     h->bytes += place->n;
     pthread_mutex_unlock(&h->lock);
 }
@@ -86,8 +92,9 @@ enum td_err td_heads_apply(struct td_heads *h, struct td_arena *arena, struct td
 }
 
 static bool on_entry(void *user, const struct td_outbox_entry *entry) {
-    if (entry->accepted == TD_ACCEPTED_CLOUD)
-        td_heads_put(user, entry);
+    // Of the first answers only those that somebody chose: the client of another never saw what lost.
+    if (entry->accepted == TD_ACCEPTED_CLOUD || td_str_is(entry->verdict, "person"))
+        td_heads_put(user, entry, entry->accepted);
     return true;
 }
 

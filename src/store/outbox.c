@@ -25,6 +25,7 @@ bool td_outbox_move_is_legal(enum td_outbox_state from, enum td_outbox_state to)
         [TD_OUTBOX_INTENT_SENT] =
             TO(ANSWERED_BY_CLOUD) | TO(QUEUED) | TO(ANSWERED_LOCALLY) | TO(EXPIRED) | TO(REJECTED) | TO(DROPPED),
         [TD_OUTBOX_ANSWERED_BY_CLOUD] = TO(RECONCILED) | TO(DROPPED),
+        [TD_OUTBOX_RECONCILED] = TO(RECONCILED),
         [TD_OUTBOX_EXPIRED] = TO(QUEUED) | TO(ANSWERED_LOCALLY) | TO(DROPPED),
         [TD_OUTBOX_REJECTED] = TO(QUEUED) | TO(ANSWERED_LOCALLY) | TO(DROPPED),
     };
@@ -208,21 +209,26 @@ struct move {
 
 struct found {
     enum td_outbox_state state;
+    enum td_accepted accepted;
     bool has_local, has_cloud;
     struct td_str tenant; // of the statement: reset it after use
     sqlite3_stmt *statement;
 };
 
 static enum td_err find_entry(struct td_db *db, struct td_str id, struct found *f, struct td_error *e) {
-    sqlite3_stmt *s = td_db_statement(db, "SELECT state,local_body IS NOT NULL,cloud_body IS NOT NULL,tenant"
-                                          " FROM outbox WHERE id=?1");
+    sqlite3_stmt *s = td_db_statement(db, "SELECT state,local_body IS NOT NULL,cloud_body IS NOT NULL,tenant,"
+                                          "accepted FROM outbox WHERE id=?1");
     if (!s)
         return td_db_fail(db, "reading the outbox", e);
     td_db_bind_str(s, 1, id);
     int rc = sqlite3_step(s);
     if (rc == SQLITE_ROW) {
-        *f = (struct found){(enum td_outbox_state)sqlite3_column_int(s, 0), sqlite3_column_int(s, 1) != 0,
-                            sqlite3_column_int(s, 2) != 0, td_db_str(s, 3), s};
+        *f = (struct found){.state = (enum td_outbox_state)sqlite3_column_int(s, 0),
+                            .accepted = (enum td_accepted)sqlite3_column_int(s, 4),
+                            .has_local = sqlite3_column_int(s, 1) != 0,
+                            .has_cloud = sqlite3_column_int(s, 2) != 0,
+                            .tenant = td_db_str(s, 3),
+                            .statement = s};
         return TD_OK;
     }
     enum td_err err = rc == SQLITE_DONE ? td_error_set(e, TD_ERR_NOT_FOUND, "no such entry in the outbox")
@@ -245,6 +251,8 @@ static enum td_err check_move(const struct found *f, const struct move *v, struc
     if (v->m.to == TD_OUTBOX_RECONCILED &&
         !((v->m.accepted == TD_ACCEPTED_LOCAL && local) || (v->m.accepted == TD_ACCEPTED_CLOUD && cloud)))
         return td_error_set(e, TD_ERR_USAGE, "reconciling needs an accepted answer that is there");
+    if (v->m.from == TD_OUTBOX_RECONCILED && v->m.accepted == f->accepted)
+        return td_error_set(e, TD_ERR_USAGE, "this answer stands already");
     return TD_OK;
 }
 

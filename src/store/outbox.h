@@ -8,6 +8,7 @@
 //   queued ──► answered_locally ──► intent_sent ──► answered_by_cloud ──► reconciled
 //      └──────────────────────────────►┘ │ └─► (failed: back to where it came from, attempts + 1)
 //   queued, answered_locally, intent_sent ──► expired | rejected (policy or provider, for good)
+//   reconciled ──► reconciled (a person overrules: the other answer stands)
 //   any but reconciled ──► dropped (a person); expired, rejected ──► queued | answered_locally (a person retries)
 //
 // Before a byte of a replay leaves, the entry is moved to intent_sent and that is durable: an entry found there after a

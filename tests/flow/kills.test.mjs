@@ -179,3 +179,42 @@ test(`${KILLS} kills: nothing acknowledged is lost, nothing is told twice`, asyn
     `paid twice ${sum.twice}, each found in intent_sent; states found after kills ${JSON.stringify(sum.found)}`);
   assert.ok(sum.entries > 0);
 });
+
+const DECISIONS = Math.ceil(KILLS / 3);
+
+test(`${DECISIONS} kills while a person overrules: the answer that stands is the one that was told last`, async () => {
+  const edge = await startUpstream("--tokens", "5"), cloud = await startUpstream("--tokens", "20"), house = new House(edge, cloud);
+  await house.start();
+  await cloud.down(true);
+  const kept = await (await house.t.post({ model: "auto", messages: user("two answers"), tandem: { queue: true, prefer: "quality" } })).json();
+  const id = kept.tandem.exchange, get = async () => (await fetch(`${house.t.url}/v1/tandem/exchanges/${id}`)).json();
+  await cloud.down(false);
+  const first = await until(async () => {
+    const e = await get();
+    return e.state === "reconciled" && e;
+  }, "both answers");
+  const texts = { local: first.local_text, cloud: first.cloud_text };
+  assert.notEqual(texts.local, texts.cloud);
+  let stands = first.accepted, told = 1, missed = 0;
+  for (let i = 0; i < DECISIONS; i++) {
+    const d = draws(SEED, 100000 + i), where = `decision ${i} (seed ${SEED})`, want = stands === "cloud" ? "local" : "cloud";
+    const decision = tandem(["outbox", want === "cloud" ? "accept" : "reject", id, "--config", house.t.file]);
+    await sleep(d.below(60));
+    await house.kill();
+    const done = (await decision).code === 0;
+    house.events = new Map(); // as a listener that lost its place
+    house.last = 0;
+    await house.start();
+    const e = await get();
+    if (done) assert.equal(e.accepted, want, `${where}: what was acknowledged is lost`);
+    else assert.ok(e.accepted === want || e.accepted === stands, where);
+    missed += e.accepted !== want;
+    told += e.accepted === want;
+    stands = e.accepted;
+    await until(() => house.events.size >= told, `${where}: the events`);
+    assert.equal(house.events.size, told, `${where}: one event for each change`);
+    assert.equal(house.events.get(house.last).data.text, texts[stands], `${where}: told last`);
+  }
+  console.log(`${DECISIONS} kills while a person decided: ${told - 1} changes, ${missed} that came too late`);
+  await house.t.stop();
+});

@@ -177,6 +177,62 @@ test("ask: a person sees both and decides; the client is told of the question an
   await h.t.stop();
 });
 
+test("a person overrules what a rule decided, and it can be taken back: told each time, and the conversation follows", async () => {
+  const h = await house();
+  const events = await h.events();
+  const q = user("first turn"), wish = { conversation: "talk-1" };
+  const kept = await h.keep(q, wish), second = (answer) => [...q, { role: "assistant", content: answer }, ...user("second turn")];
+  await h.c.down(false);
+  const auto = await h.settled(kept.id);
+  assert.equal(auto.accepted, "cloud");
+  assert.notEqual(auto.verdict, "person");
+  const later = auto.cloud_text;
+  const history = async (t, answer) => {
+    await h.c.reset();
+    await t.post({ model: "cloud", messages: second(answer), tandem: wish });
+    return JSON.parse((await h.c.log()).requests.at(-1).body).messages[1].content;
+  };
+  assert.equal(await history(h.t, kept.text), later);
+  const again = await tandem(["outbox", "accept", kept.id, "--config", h.t.file]);
+  assert.notEqual(again.code, 0);
+  assert.match(again.stderr, /stands already/);
+  const decide = async (verb, accepted, stands, gives) => {
+    assert.equal((await h.outbox(verb, kept.id)).json.state, "reconciled");
+    const e = await h.get(kept.id);
+    assert.equal(e.accepted, accepted);
+    assert.equal(e.verdict, "person");
+    assert.equal(await history(h.t, gives), stands, "what the client has of before");
+    assert.equal(await history(h.t, stands), stands);
+  };
+  await decide("reject", "local", kept.text, later);
+  await decide("accept", "cloud", later, kept.text);
+  await decide("reject", "local", kept.text, later);
+  const all = await events.wait(4);
+  assert.deepEqual(all.map((e) => [e.data.op, e.data.verdict === "person", e.data.text]),
+    [["replace", false, later], ["replace", true, kept.text], ["replace", true, later], ["replace", true, kept.text]]);
+  assert.ok(all.every((e, i) => e.exchange === kept.id && (i === 0 || e.id > all[i - 1].id)));
+  await events.close();
+  await h.t.stop("SIGKILL");
+  const t = await startTandem(readFileSync(h.t.file, "utf8").split("\n").slice(3).join("\n"), { dir: h.t.dir });
+  assert.equal((await (await fetch(`${t.url}/v1/tandem/exchanges/${kept.id}`)).json()).accepted, "local");
+  assert.equal(await history(t, later), kept.text);
+  assert.equal(await history(t, kept.text), kept.text);
+  await t.stop();
+});
+
+test("an answer that never came cannot be chosen", async () => {
+  const h = await house({ alone: true });
+  await h.c.down(true);
+  const { tandem: told } = await (await h.t.post({ model: "auto", messages: user("nobody is there"), tandem: { queue: true } })).json();
+  await h.c.down(false);
+  assert.equal((await h.settled(told.exchange)).accepted, "cloud");
+  const r = await tandem(["outbox", "reject", told.exchange, "--config", h.t.file]);
+  assert.notEqual(r.code, 0);
+  assert.match(r.stderr, /answer that is there/);
+  assert.equal((await h.get(told.exchange)).accepted, "cloud");
+  await h.t.stop();
+});
+
 test("drop and retry: what a person drops is not asked again; what was rejected is, when told to", async () => {
   const h = await house({ away: true, outbox: ", expiry_s: 3600", more: "connectivity: offline\n" });
   const gone = await h.ask(user("drop me")), back = await h.ask(user("reject me first"));

@@ -266,6 +266,7 @@ static void only_the_arrows_of_the_diagram_exist(void **state) {
                                         "intent_sent>dropped",
                                         "answered_by_cloud>reconciled",
                                         "answered_by_cloud>dropped",
+                                        "reconciled>reconciled",
                                         "expired>queued",
                                         "expired>answered_locally",
                                         "expired>dropped",
