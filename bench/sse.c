@@ -30,8 +30,9 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "percentiles.h"
 
 enum {
     STREAMS_MAX = 4096,
@@ -65,12 +66,6 @@ struct slot {
     uint32_t next;
 };
 
-struct samples {
-    const char *name;
-    uint32_t *us;
-    size_t n, max;
-};
-
 enum { LATE, LAG, GAP, ADDED, FIRST, KINDS };
 static struct samples samples[2][KINDS] = {
     {{.name = "late"}, {.name = "lag"}, {.name = "gap"}, {.name = "added"}, {.name = "first"}},
@@ -87,29 +82,8 @@ static const char *path = "/v1/chat/completions";
 
 enum { KIND_LISTEN, KIND_SERVED, KIND_CLIENT };
 
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static void add(int kind, int64_t ns) {
-    struct samples *s = &samples[!steady][kind];
-    if (s->n < s->max)
-        s->us[s->n++] = ns < 0 ? 0 : (uint32_t)(ns / 1000);
-}
-
-static int by_value(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
-static void print(struct samples *s) {
-    if (s->n == 0)
-        return;
-    qsort(s->us, s->n, sizeof *s->us, by_value);
-    printf("%s_us n=%zu p50=%u p90=%u p99=%u p999=%u max=%u\n", s->name, s->n, s->us[s->n / 2], s->us[s->n * 9 / 10],
-           s->us[s->n * 99 / 100], s->us[s->n * 999 / 1000], s->us[s->n - 1]);
+    samples_add(&samples[!steady][kind], ns);
 }
 
 static void die(const char *what) {
@@ -448,14 +422,8 @@ int main(int argc, char **argv) {
     setrlimit(RLIMIT_NOFILE, &files);
     prctl(PR_SET_TIMERSLACK, 1000);
     (void)!setpriority(PRIO_PROCESS, 0, -15); // where it may: what else runs on this core shall not be measured
-    for (size_t i = 0; i < 2 * KINDS; i++) {
-        struct samples *s = &samples[i / KINDS][i % KINDS];
-        s->max = (size_t)count * (length + 1) + WARM_STREAMS * WARM_TOKENS;
-        s->us = malloc(s->max * sizeof(uint32_t));
-        if (!s->us)
-            die("malloc");
-        memset(s->us, 0, s->max * sizeof(uint32_t)); // its pages come now
-    }
+    for (size_t i = 0; i < 2 * KINDS; i++)
+        samples_make(&samples[i / KINDS][i % KINDS], (size_t)count * (length + 1) + WARM_STREAMS * WARM_TOKENS);
     for (size_t i = 0; i < 2 * STREAMS_MAX; i++)
         served[i].fd = -1;
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -471,6 +439,6 @@ int main(int argc, char **argv) {
         return 1;
     bool whole = run(count, length, to, START_MS * 1000000u, true);
     for (size_t i = 0; i < 2 * KINDS; i++)
-        print(&samples[i / KINDS][i % KINDS]);
+        samples_print(&samples[i / KINDS][i % KINDS]);
     return whole ? 0 : 1;
 }

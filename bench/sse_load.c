@@ -18,8 +18,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "percentiles.h"
 
 enum { SAMPLES_MAX = 4 << 20, LINE_MAX_BYTES = 64 << 10, RUN_S_MAX = 60 };
 
@@ -33,38 +34,8 @@ struct stream {
     size_t tail_n;
 };
 
-struct samples {
-    const char *name;
-    uint32_t *us;
-    size_t n;
-};
-
 static struct samples gaps = {.name = "gap"}, lags = {.name = "lag"}, firsts = {.name = "first"};
 static double every_ms = 20;
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static void add(struct samples *s, double us) {
-    if (s->n < SAMPLES_MAX)
-        s->us[s->n++] = us < 0 ? 0 : us > 4e9 ? 4000000000u : (uint32_t)us;
-}
-
-static int by_value(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
-
-static void print(struct samples *s) {
-    if (s->n == 0)
-        return;
-    qsort(s->us, s->n, sizeof *s->us, by_value);
-    printf("%s_us n=%zu p50=%u p90=%u p99=%u p999=%u max=%u\n", s->name, s->n, s->us[s->n / 2], s->us[s->n * 9 / 10],
-           s->us[s->n * 99 / 100], s->us[s->n * 999 / 1000], s->us[s->n - 1]);
-}
 
 // One event line ("data: …") has arrived whole.
 static void on_event(struct stream *s, const char *line, size_t n, uint64_t now) {
@@ -73,13 +44,13 @@ static void on_event(struct stream *s, const char *line, size_t n, uint64_t now)
         return;
     }
     if (s->events++ == 0)
-        add(&firsts, (double)(now - s->asked_ns) / 1e3);
+        samples_add(&firsts, (int64_t)(now - s->asked_ns));
     else
-        add(&gaps, ((double)(now - s->last_ns) - every_ms * 1e6) / 1e3);
+        samples_add(&gaps, (int64_t)(now - s->last_ns) - (int64_t)(every_ms * 1e6));
     s->last_ns = now;
     const char *t = memmem(line, n, "\"t\":", 4), *token = memmem(line, n, "\"content\":\"@", 12);
     if (t || token)
-        add(&lags, ((double)now - (double)strtoull(t ? t + 4 : token + 12, NULL, 10)) / 1e3);
+        samples_add(&lags, (int64_t)(now - strtoull(t ? t + 4 : token + 12, NULL, 10)));
 }
 
 // Keeps the unfinished line in `pending`; chunk framing lines are harmless: only lines that begin with "data: " count.
@@ -144,9 +115,9 @@ int main(int argc, char **argv) {
     body = words[4];
     struct rlimit files = {8192, 8192};
     setrlimit(RLIMIT_NOFILE, &files);
-    gaps.us = malloc(SAMPLES_MAX * sizeof(uint32_t));
-    lags.us = malloc(SAMPLES_MAX * sizeof(uint32_t));
-    firsts.us = malloc(SAMPLES_MAX * sizeof(uint32_t));
+    samples_make(&gaps, SAMPLES_MAX);
+    samples_make(&lags, SAMPLES_MAX);
+    samples_make(&firsts, (size_t)count);
     struct stream *streams = calloc((size_t)count, sizeof *streams);
     struct pending *pending = calloc((size_t)count, sizeof *pending);
     char *request = malloc((body ? strlen(body) : 0) + 1024);
@@ -200,8 +171,8 @@ int main(int argc, char **argv) {
     }
     printf("streams=%d complete=%d failed=%d events=%lu per_stream_min=%u per_stream_max=%u seconds=%.2f\n", count,
            complete, failed, events, least, most, (double)(now_ns() - start) / 1e9);
-    print(&gaps);
-    print(&lags);
-    print(&firsts);
+    samples_print(&gaps);
+    samples_print(&lags);
+    samples_print(&firsts);
     return complete == count ? 0 : 1;
 }

@@ -4,8 +4,9 @@
 it, all in front of the same instant upstream.
 
 usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--streams N,N,…] [--only latency|cpu|durability|lag|sse] [NAME...]
-       NAME: direct relay floor tandem nginx haproxy; all by default ("direct" is the upstream without a gateway,
-       "relay" moves bytes and does nothing else: what is the kernel's own; both only where they make sense)
+       NAME: direct relay relay-uring floor tandem nginx haproxy; all by default ("direct" is the upstream without a
+       gateway, "relay" moves bytes and does nothing else: what is the kernel's own; both only where they make sense;
+       "relay-uring" is the same with io_uring, for who asks for it)
 
 The gateway runs on core 0 alone; upstream and load share core 1. Rounds are interleaved, medians are printed.
   latency  one connection, 2 KB request, 1 KB answer: p50 and p99, and what the gateway adds to "direct"
@@ -13,7 +14,8 @@ The gateway runs on core 0 alone; upstream and load share core 1. Rounds are int
   durability  1 and 16 connections through Tandem, for each of the ledger's modes: p50, p99, requests/s
   lag      64 streams at 20 ms per token: from the upstream's send to the client's read, and how often nginx's that is
   sse      streams at 20 ms per token, 1,000 or what --streams says: gaps at the client, what the gateway added to them, lag,
-           lost events, memory per stream, processor time per event (bench/sse.c: both ends in one thread)
+           lost events, memory per stream, processor time per event (bench/sse.c: both ends in one thread, which have a
+           core to themselves; where they use nearly all of it, they are what is measured)
 """
 import argparse, os, re, shutil, socket, statistics, subprocess, sys, tempfile, time
 
@@ -123,6 +125,7 @@ def gateways(build, tmp, up):
     return {
         "direct": (None, up),
         "relay": ([build + "/bench/relay", "18605", str(up)], 18605),
+        "relay-uring": ([build + "/bench/relay-uring", "18606", str(up)], 18606),
         "floor": ([build + "/bench/floor", "18601", str(up)], 18601),
         "tandem": ([build + "/src/cli/tandem", "serve", "--config", tmp + "/tandem.yaml", "--workers", "1"], 18602),
         "nginx": (["nginx", "-c", tmp + "/nginx.conf", "-p", tmp], 18603),
@@ -240,7 +243,7 @@ def stream(build, name, table, streams, tokens):
         word = line.split()[0]
         if word in ("warm", "steady", "over"):
             marks[word] = (time.monotonic(), *(cpu_ns(p.pid) if p else (0, 0)), rss_kb(p.pid) if p else 0,
-                           int(re.search(r"events=(\d+)", line)[1]))
+                           int(re.search(r"events=(\d+)", line)[1]), cpu_ns(bench.pid)[0])
         if word == "warm":
             bench.stdin.write("go\n")
             bench.stdin.flush()
@@ -249,8 +252,8 @@ def stream(build, name, table, streams, tokens):
     if bench.wait() and "complete" not in r:
         sys.exit("%s: the streams did not come through" % name)
     if p:
-        (at, cpu, wait, rss, events), (at2, cpu2, wait2, _, events2) = marks["steady"], marks["over"]
-        r.update(us_event=(cpu2 - cpu) / 1e3 / max(events2 - events, 1), core=(cpu2 - cpu) / 1e9 / (at2 - at),
+        (at, cpu, wait, rss, events, own), (at2, cpu2, wait2, _, events2, own2) = marks["steady"], marks["over"]
+        r.update(own_core=(own2 - own) / 1e9 / (at2 - at), us_event=(cpu2 - cpu) / 1e3 / max(events2 - events, 1), core=(cpu2 - cpu) / 1e9 / (at2 - at),
                  wait=(wait2 - wait) / 1e9 / (at2 - at), kib=(rss - marks["warm"][3]) / streams,
                  us_whole=(cpu_ns(p.pid)[0] - marks["warm"][1]) / 1e3 / max(r["events"], 1))
         p.terminate()
@@ -269,12 +272,12 @@ def measure_sse(build, names, table, counts, tokens):
             three = lambda what: "%.2f/%.2f/%.2f" % tuple(r.get("%s_us_%s" % (what, q), 0) / 1000 for q in ("p50", "p99", "p999"))
             line = "sse      %-8s %7d  %22s  %23s  %22s" % (n, count, three("gap"), three("added"), three("lag"))
             if "core" in r:
-                line += "  %5.1f us/event (%.1f with start and end)  core %3.0f %% (others took %.0f)  %5.1f KiB/stream" % (
-                    r["us_event"], r["us_whole"], r["core"] * 100, r["wait"] * 100, r["kib"])
+                line += "  %5.1f us/event (%.1f with start and end)  core %3.0f %% (others took %.0f, the ends have %.0f of theirs)  %5.1f KiB/stream" % (
+                    r["us_event"], r["us_whole"], r["core"] * 100, r["wait"] * 100, r["own_core"] * 100, r["kib"])
             line += "  source late p99 %.2f ms" % (r["late_us_p99"] / 1000)
             line += "  while they start and end: added p99 %.2f ms, first event p99 %.1f ms" % (
                 r["ramp_added_us_p99"] / 1000, r["first_us_p99"] / 1000)
-            if n == "relay":
+            if n.startswith("relay"):
                 line += "  (%s)" % r["said"]
             bad = count - r["complete"] + r["lost"] + r["cut"]
             print(line + ("  LOST: %d events, %d streams not complete" % (r["lost"], count - r["complete"]) if bad else ""), flush=True)
@@ -316,7 +319,7 @@ def main():
             up, port = upstream(build)
             write_configs(tmp, port)
             table = gateways(build, tmp, port)
-            names = [n for n in a.names or table if n != "relay"]
+            names = [n for n in a.names or table if not n.startswith("relay")]
             for what in ("latency", "cpu"):
                 if a.only in (None, what):
                     measure_requests(what, names, table, a.rounds, a.seconds)
@@ -325,7 +328,7 @@ def main():
             stop(up)
         write_configs(tmp, SOURCE_PORT)
         table = gateways(build, tmp, SOURCE_PORT)
-        names = a.names or list(table)
+        names = a.names or [n for n in table if n != "relay-uring"]
         if a.only in (None, "lag"):
             measure_lag(build, names, table, a.rounds, a.seconds * 1000 // TOKEN_MS)
         if a.only in (None, "sse"):

@@ -6,6 +6,7 @@
 #ifndef TD_BACKEND_BACKEND_H
 #define TD_BACKEND_BACKEND_H
 
+#include "base/near.h"
 #include "target/target.h"
 #include "wire/event.h"
 
@@ -27,6 +28,8 @@ struct td_attempt_spec {
     uint32_t choices;            // asked for; 0 counts as 1
     uint32_t priority;           // 0 interactive, 1 batch
     void (*on_event)(void *user, const struct td_event *event);
+    // Notes what on_event will touch when the next piece of a stream comes; NULL nothing.
+    void (*near)(void *user, struct td_near *near);
     void *user;
 };
 

@@ -220,3 +220,14 @@ uint32_t td_exchange_attempts(const struct td_exchange *x) {
 const struct td_x_record *td_exchange_record(const struct td_exchange *x, uint32_t attempt) {
     return attempt < x->attempt_count ? &x->attempts[attempt]->rec : NULL;
 }
+
+void td_exchange_near(const struct td_exchange *x, struct td_near *near) {
+    const struct td_x_attempt *lead = x->lead < 0 ? NULL : x->attempts[x->lead];
+    td_near_add(near, x, offsetof(struct td_exchange, steps));
+    td_near_add(near, &x->shut, offsetof(struct td_exchange, calls) - offsetof(struct td_exchange, shut));
+    td_near_add(near, &x->calls_lost, offsetof(struct td_exchange, fault) - offsetof(struct td_exchange, calls_lost));
+    td_near_add(near, &x->retry_ns, offsetof(struct td_exchange, first) - offsetof(struct td_exchange, retry_ns));
+    td_near_add(near, x->outs, 2 * sizeof *x->outs);
+    td_near_add(near, lead, sizeof *lead);
+    td_near_add(near, x->sent.p ? x->sent.p + x->sent.n : NULL, TD_NEAR_LINE);
+}

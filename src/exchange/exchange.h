@@ -24,6 +24,7 @@
 #define TD_EXCHANGE_EXCHANGE_H
 
 #include "backend/backend.h"
+#include "base/near.h"
 #include "route/plan.h"
 
 // Why an attempt is made. Goes into its ledger row.
@@ -271,6 +272,8 @@ enum td_err td_exchange_open(const struct td_x_config *config, struct td_exchang
 void td_exchange_step(struct td_exchange *x, const struct td_x_input *in, uint64_t now_ns, struct td_x_effects *out);
 // TIMER at this moment may begin a hedge, if `hedge_budget` has room.
 bool td_exchange_hedge_due(const struct td_exchange *x, uint64_t now_ns);
+// Notes what the next event of an answer under way will touch.
+void td_exchange_near(const struct td_exchange *x, struct td_near *near);
 // The same for what keeps and compares answers: where there is no text, the tool calls of choice 0, appended as
 // {"tool_calls":[{"name":…,"arguments":{…}}]}. TD_ERR_NOMEM, TD_ERR_LIMIT.
 enum td_err td_exchange_answer(const struct td_exchange *x, struct td_buf *out) TD_MUST_USE;

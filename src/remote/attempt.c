@@ -483,6 +483,13 @@ static bool feed_held(struct td_attempt *a) {
     return alive;
 }
 
+void td_attempt_near(const struct td_attempt *a, struct td_near *near) {
+    if (a->reader)
+        td_openai_reader_near(a->reader, near);
+    if (a->spec.near)
+        a->spec.near(a->spec.user, near);
+}
+
 bool td_attempt_go_on(struct td_attempt *a) {
     if (a->paused || a->over)
         return !a->paused;

@@ -88,6 +88,8 @@ bool td_attempt_refuse(struct td_attempt *a, enum td_err verdict, const char *wh
 void td_attempt_end(struct td_attempt *a, const struct td_attempt_end *end);
 // Hands up what was held back. True: read on.
 bool td_attempt_go_on(struct td_attempt *a);
+// Notes what the next piece of its body will touch, but for the attempt itself.
+void td_attempt_near(const struct td_attempt *a, struct td_near *near);
 // The carrier has let go of it after `stop`.
 void td_attempt_stopped(struct td_attempt *a);
 

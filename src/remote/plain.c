@@ -28,6 +28,7 @@
 #define SCRATCH_BYTES (32u << 10)
 #define PACKED_READ_BYTES (4u << 10) // small enough that what it inflates to can be held back
 #define IDLE_S_MAX 118u              // as long as libcurl keeps its own
+#define LOOK_EVERY 32u               // pieces, then it is noted anew where a stream's memory lies
 #define TAIL_BYTES_MAX 192u          // the length, an idempotency key, the empty line
 
 struct attempt;
@@ -40,6 +41,8 @@ struct td_conn_out {
     struct td_plain *plain;
     struct td_plain_route *route; // its list is where it waits; valid while idle
     struct attempt *user;         // NULL: idle
+    uint32_t pieces;              // of the answer to `user`
+    struct td_near near;          // what the next one will touch
     struct td_reply reply;
     struct td_buf kept; // the beginning of a line whose end has not come
     uint64_t idle_until_ns;
@@ -311,6 +314,7 @@ static void begin(struct attempt *t);
 static void send_first(struct attempt *t, struct td_conn_out *c) {
     t->conn = c;
     c->user = t;
+    c->pieces = c->near.count = 0;
     td_reply_init(&c->reply);
     t->sent = 0;
     t->sent_all = false;
@@ -542,6 +546,15 @@ static void read_some(struct td_conn_out *c) {
         read_reply(c, t, c->kept.p, c->kept.n);
 }
 
+// Once the answer has begun, so that all it needs is there; its buffers move while they grow.
+static void look_around(struct td_conn_out *c) {
+    if (!c->user->a.spec.stream || !c->user->a.body_begun || c->pieces++ % LOOK_EVERY != 0)
+        return;
+    c->near.count = 0;
+    td_near_add(&c->near, c->user, sizeof *c->user);
+    td_attempt_near(&c->user->a, &c->near);
+}
+
 static void on_ready(evutil_socket_t fd, short what, void *arg) {
     struct td_conn_out *c = arg;
     (void)fd;
@@ -550,10 +563,13 @@ static void on_ready(evutil_socket_t fd, short what, void *arg) {
         return;
     }
     c->busy = true;
+    td_near_fetch(&c->near);
     if (what & EV_WRITE)
         send_more(c);
     if ((what & EV_READ) && c->user && !c->user->a.paused)
         read_some(c);
+    if (c->user)
+        look_around(c);
     c->busy = false;
     struct td_loop *loop = c->plain->loop;
     if (c->dead)

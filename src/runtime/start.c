@@ -67,6 +67,21 @@ static void on_event(void *user, const struct td_event *event) {
     td_call_feed(call, &in);
 }
 
+// What the sink keeps is its own; what a piece of a stream needs of it, the listener keeps at its beginning.
+#define SINK_BYTES 192u
+
+static void on_near(void *user, struct td_near *near) {
+    const struct td_slot *slot = user;
+    const struct td_call *call = slot->call;
+    td_near_add(near, slot, offsetof(struct td_slot, grant));
+    td_near_add(near, call, offsetof(struct td_call, request));
+    if (call->x)
+        td_exchange_near(call->x, near);
+    if (call->writer)
+        td_dialect_ops(call->request.dialect)->answer_near(call->writer, near);
+    td_near_add(near, call->sink_user, SINK_BYTES);
+}
+
 static bool named(struct td_str list, struct td_str name) {
     while (list.n) {
         const char *end = memchr(list.p, '\n', list.n);
@@ -380,6 +395,7 @@ static enum td_err launch(struct td_call *call, struct td_slot *slot, const stru
         .choices = call->request.n,
         .priority = call->facts.batch ? 1 : 0,
         .on_event = on_event,
+        .near = on_near,
         .user = slot,
     };
     slot->backend =

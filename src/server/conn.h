@@ -72,12 +72,27 @@ struct td_listen_worker {
 enum td_conn_state { TD_CONN_READ_HEAD, TD_CONN_READ_BODY, TD_CONN_RUNNING, TD_CONN_LINGER };
 
 struct td_conn {
+    // What every piece of a stream asks for, so that it lies in few lines of the cache (runtime/start.c fetches them).
     struct td_listen_worker *worker;
-    struct td_conn *previous, *next, *next_dirty;
+    struct td_conn *next_dirty;
+    struct td_call *call;
     struct td_stream stream;
-    struct td_watch *read_watch, *write_watch;
     enum td_conn_state state;
     uint64_t deadline_ns; // 0 none
+    // Output.
+    struct td_buf out;
+    size_t out_at;      // first byte not yet sent
+    size_t answer_left; // of a known length
+    enum td_framing framing;
+    bool is_dirty, busy, again, dropped; // dropped: the running request's bytes
+    bool begun, ended, clean, mute;      // the answer; mute: no body goes out (HEAD, 204)
+    bool streaming, stopped;             // upstream told to stop
+    bool close, linger, broken, reset, input_ended, ahead_full, writing;
+    bool kept; // it has been answered at least once and waits for the next request
+    bool local;
+
+    struct td_conn *previous, *next;
+    struct td_watch *read_watch, *write_watch;
 
     // Input. `in` holds the head, then the body (chunks are decoded in place), then what follows. Once the core has the
     // request its bytes are dropped: an answer that streams for minutes holds nothing here.
@@ -88,20 +103,6 @@ struct td_conn {
     size_t body_counted;    // of this body in td_listener.body_bytes
     uint64_t window_body_n; // body bytes when the current rate window began
     struct td_http_header *headers;
-    struct td_call *call;
-
-    // Output.
-    struct td_buf out;
-    size_t out_at;      // first byte not yet sent
-    size_t answer_left; // of a known length
-    enum td_framing framing;
-
-    bool is_dirty, busy, again, dropped; // dropped: the running request's bytes
-    bool begun, ended, clean, mute;      // the answer; mute: no body goes out (HEAD, 204)
-    bool streaming, stopped;             // upstream told to stop
-    bool close, linger, broken, reset, input_ended, ahead_full, writing;
-    bool kept; // it has been answered at least once and waits for the next request
-    bool local;
     struct td_peer_key peer_key;
     char peer[64];
     char *subject; // mTLS

@@ -19,6 +19,7 @@ static const struct td_dialect_ops dialects[] = {
             .answer_reset = td_openai_answer_reset,
             .answer_part = td_openai_answer_part,
             .answer_keepalive = td_openai_answer_keepalive,
+            .answer_near = td_openai_answer_near,
             .status = td_openai_status,
             .write_error = td_openai_write_error,
             .write_models = td_openai_write_models,

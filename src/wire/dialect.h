@@ -7,6 +7,7 @@
 #ifndef TD_WIRE_DIALECT_H
 #define TD_WIRE_DIALECT_H
 
+#include "base/near.h"
 #include "wire/answer.h"
 #include "wire/provider.h"
 
@@ -26,6 +27,7 @@ struct td_dialect_ops {
     void (*answer_reset)(struct td_answer_writer *w);
     void (*answer_part)(struct td_answer_writer *w, uint32_t part);
     enum td_err (*answer_keepalive)(struct td_buf *out);
+    void (*answer_near)(const struct td_answer_writer *w, struct td_near *near); // what the next event will touch
     int (*status)(enum td_err err);
     enum td_err (*write_error)(enum td_err err, int status, struct td_str message, struct td_str param,
                                const char *code, const struct td_answer_meta *meta, struct td_buf *out);

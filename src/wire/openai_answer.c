@@ -450,6 +450,12 @@ enum td_err td_openai_answer_keepalive(struct td_buf *out) {
     return td_buf_addz(out, ": keep-alive\n\n");
 }
 
+void td_openai_answer_near(const struct td_answer_writer *w, struct td_near *near) {
+    td_near_add(near, w, offsetof(struct td_answer_writer, id));
+    td_near_add(near, w->choices, offsetof(struct td_ow_choice, text));
+    td_near_add(near, w->choices[0].prefix.p, w->choices[0].prefix.n);
+}
+
 enum td_err td_openai_answer_fail(struct td_answer_writer *w, enum td_err err, struct td_str message,
                                   const struct td_answer_meta *meta, struct td_buf *out) {
     struct td_emit m;

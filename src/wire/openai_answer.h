@@ -9,6 +9,7 @@
 #ifndef TD_WIRE_OPENAI_ANSWER_H
 #define TD_WIRE_OPENAI_ANSWER_H
 
+#include "base/near.h"
 #include "wire/answer.h"
 
 enum td_err td_openai_answer_create(const struct td_answer_spec *spec, struct td_answer_writer **out) TD_MUST_USE;
@@ -36,6 +37,8 @@ void td_openai_answer_part(struct td_answer_writer *w, uint32_t part);
 void td_openai_answer_reset(struct td_answer_writer *w);
 // An SSE comment that keeps a connection alive.
 enum td_err td_openai_answer_keepalive(struct td_buf *out) TD_MUST_USE;
+// Notes what the next event of a stream will touch.
+void td_openai_answer_near(const struct td_answer_writer *w, struct td_near *near);
 
 // The HTTP status for an error.
 int td_openai_status(enum td_err err);

@@ -6,6 +6,7 @@
 #ifndef TD_WIRE_OPENAI_PROVIDER_H
 #define TD_WIRE_OPENAI_PROVIDER_H
 
+#include "base/near.h"
 #include "wire/provider.h"
 
 // Appends the body. The order of fields is fixed, so equal requests give equal bytes (prompt caches of providers).
@@ -36,6 +37,8 @@ bool td_openai_reader_is_complete(const struct td_reader *r);
 // No further event, also from inside a callback. destroy must not be called from inside one; it takes NULL.
 void td_openai_reader_stop(struct td_reader *r);
 void td_openai_reader_destroy(struct td_reader *r);
+// Notes what the next piece of a stream will touch.
+void td_openai_reader_near(const struct td_reader *r, struct td_near *near);
 
 // A reply with another status. `retry_after` and `retry_after_ms` are the header fields' values ("" none; the first in
 // seconds or as an HTTP date, RFC 9110 section 10.2.3), `now_s` the wall clock for the date form. Never fails: what is

@@ -458,3 +458,8 @@ void td_openai_reader_finish(struct td_reader *r, bool clean) {
     else
         finish_stream(r, clean);
 }
+
+void td_openai_reader_near(const struct td_reader *r, struct td_near *near) {
+    td_near_add(near, r, offsetof(struct td_reader, choices) + sizeof r->choices[0]);
+    td_near_add(near, r->alike.around.p, r->alike.around.n);
+}
