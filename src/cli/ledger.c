@@ -88,7 +88,7 @@ static void print_stats(td_json *root) {
     printf(".\n");
 }
 
-// What is asked for; rows after number `after`.
+// What is asked for, with a zero behind it; rows after number `after`.
 static enum td_err write_params(struct td_buf *out, long count, uint64_t after) {
     enum td_err err = td_buf_printf(out, "{\"limit\":%ld,\"after\":%" PRIu64, count, after);
     if (err == TD_OK && hours)
@@ -97,7 +97,8 @@ static enum td_err write_params(struct td_buf *out, long count, uint64_t after) 
         err = td_buf_addz(out, ",\"exchange\":");
         err = err ? err : td_buf_add_json(out, td_str_of(exchange));
     }
-    return err ? err : td_buf_addc(out, '}');
+    err = err ? err : td_buf_addc(out, '}');
+    return err || td_buf_z(out) ? err : TD_ERR_NOMEM;
 }
 
 // Rows after `*last`, as they come, until interrupted; one JSON object a line with --json. Only a daemon writes rows.
