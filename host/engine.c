@@ -506,7 +506,7 @@ static bool open_engine(struct host_engine *e, struct host_guest *g) {
 void *host_engine_run(void *guest) {
     struct host_engine e;
     if (!open_engine(&e, guest))
-        _exit(70);
+        _exit(HOST_EXIT_SETUP);
     for (;;)
         run_turn(&e);
     return NULL;

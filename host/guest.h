@@ -27,6 +27,9 @@ enum {
     HOST_FILE_MODEL = 4 // the model's first file; its other parts follow
 };
 
+// The guest's status where it had to end; for want of memory TD_PROTO_EXIT_MEMORY.
+enum { HOST_EXIT_SETUP = 70, HOST_EXIT_TEMPLATE = 71, HOST_EXIT_PROTOCOL = 72 };
+
 // Did libllama or C++ get no memory since this was asked last? What they say themselves of the failure that follows is
 // often something else.
 bool host_was_short_of_memory(void);
@@ -116,6 +119,9 @@ void host_prepare_settle(struct host_guest *g, bool chats);
 // are programs that came with the model.
 timer_t host_watchdog_create(void);
 void host_watchdog_arm(timer_t t, bool on);
+// The door (door.c): before the sandbox, and then for good.
+void host_door_init(void);
+void host_door_serve(struct host_guest *g);
 // The engine's thread; never returns.
 void *host_engine_run(void *guest);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // tandem-host: one local model as a guest process. Started by Tandem only: descriptor 3 is the control connection, 4
 // the model file (and the next ones its further parts), then one connection a worker. It loads the back ends, walls
-// itself in, loads the model, then serves. This file is the door: frames in, frames out; the engine (engine.c) decodes.
+// itself in, loads the model, then serves: the door (door.c) takes frames in and out, the engine (engine.c) decodes.
 // The guest ends when the control connection does, and by itself wherever it finds something it must not go on from.
 #include <errno.h>
 #include <fcntl.h>
@@ -23,9 +23,6 @@
 #include "host/parts.h"
 #include "host/sandbox.h"
 
-enum { EXIT_SETUP = 70, EXIT_TEMPLATE = 71, EXIT_PROTOCOL = 72 };
-
-#define TEMPLATE_S_MAX 1         // processor time after which a template is taken for an endless loop
 #define SLACK_BYTES (2ull << 30) // address space beyond what the loaded model takes
 #define PROBE_BYTES (16ul << 20) // a thread's stack, or a step's scratch
 #define STARVED_MAX 2            // one may have asked for too much
@@ -80,197 +77,6 @@ static void on_log(enum ggml_log_level level, const char *text, void *arg) {
         on_no_memory();
 }
 
-// ---- connections
-
-bool host_send(struct host_guest *g, struct host_conn *c, const struct td_buf *frames) {
-    size_t sent = 0;
-    pthread_mutex_lock(&c->lock);
-    if (!c->broken && c->out.n == 0) {
-        ssize_t n = send(c->fd, frames->p, frames->n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n >= 0)
-            sent = (size_t)n;
-        else if (errno != EAGAIN && errno != EINTR)
-            c->broken = true;
-    }
-    if (!c->broken && sent < frames->n) {
-        if (td_buf_add(&c->out, frames->p + sent, frames->n - sent) != TD_OK)
-            c->broken = true;
-        uint64_t one = 1;
-        ssize_t put = write(g->wake_fd, &one, sizeof one);
-        (void)put; // a full eventfd is readable already
-    }
-    bool ok = !c->broken;
-    pthread_mutex_unlock(&c->lock);
-    return ok;
-}
-
-static bool send_error(struct host_guest *g, struct host_conn *c, enum td_frame_type type, uint32_t id,
-                       enum td_err code, const char *message) {
-    struct td_buf b;
-    td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
-    bool ok = td_proto_put_error(&b, type, id, code, td_str_of(message)) == TD_OK && host_send(g, c, &b);
-    td_buf_finish(&b);
-    return ok;
-}
-
-static void flush(struct host_conn *c) {
-    pthread_mutex_lock(&c->lock);
-    ssize_t n = c->out.n ? send(c->fd, c->out.p, c->out.n, MSG_DONTWAIT | MSG_NOSIGNAL) : 0;
-    if (n > 0)
-        td_buf_drop(&c->out, (size_t)n);
-    else if (n < 0 && errno != EAGAIN && errno != EINTR)
-        c->broken = true;
-    pthread_mutex_unlock(&c->lock);
-}
-
-// ---- requests
-
-static timer_t watchdog; // the door's
-
-static void on_watchdog(int sig) {
-    (void)sig;
-    _exit(EXIT_TEMPLATE);
-}
-
-timer_t host_watchdog_create(void) {
-    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
-    timer_t t;
-    signal(SIGALRM, on_watchdog);
-    if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &t) != 0)
-        _exit(EXIT_SETUP);
-    return t;
-}
-
-void host_watchdog_arm(timer_t t, bool on) {
-    timer_settime(t, 0, &(struct itimerspec){.it_value = {.tv_sec = on ? TEMPLATE_S_MAX : 0}}, NULL);
-}
-
-static void on_request(struct host_guest *g, struct host_conn *c, const struct td_frame *f) {
-    struct td_proto_request in;
-    struct host_request *r = NULL;
-    struct td_error e = {TD_OK, ""};
-    if (!td_proto_get_request(f->body, &in))
-        _exit(EXIT_PROTOCOL);
-    host_watchdog_arm(watchdog, true);
-    enum td_err err = host_request_read(g, c, f->id, &in, &r, &e);
-    host_watchdog_arm(watchdog, false);
-    if (err) {
-        send_error(g, c, TD_FRAME_ERROR, f->id, err, e.message);
-        host_note_end(g, err);
-        pthread_mutex_lock(&g->lock);
-        host_leave_if_starved(g);
-        pthread_mutex_unlock(&g->lock);
-        return;
-    }
-    pthread_mutex_lock(&g->lock);
-    struct host_request **at = &g->requests;
-    while (*at)
-        at = &(*at)->next;
-    *at = r;
-    pthread_cond_signal(&g->work);
-    pthread_mutex_unlock(&g->lock);
-}
-
-// `id` 0 with cancel: all of this connection.
-static void on_flag(struct host_guest *g, struct host_conn *c, uint32_t id, uint32_t credits, bool cancel) {
-    pthread_mutex_lock(&g->lock);
-    for (struct host_request *r = g->requests; r; r = r->next) {
-        if (r->conn != c || (id && r->id != id))
-            continue;
-        if (cancel)
-            atomic_store(&r->cancelled, true);
-        else
-            atomic_fetch_add(&r->credits, credits);
-    }
-    pthread_cond_signal(&g->work);
-    pthread_mutex_unlock(&g->lock);
-}
-
-static void on_frame(struct host_guest *g, struct host_conn *c, const struct td_frame *f) {
-    struct td_proto_reader r;
-    td_proto_read(&r, f->body);
-    uint32_t n;
-    if ((c == &g->conns[0]) != (f->type == TD_FRAME_PING))
-        _exit(EXIT_PROTOCOL);
-    switch (f->type) {
-    case TD_FRAME_PING:
-        pthread_mutex_lock(&g->lock);
-        g->pinged = true;
-        pthread_cond_signal(&g->work);
-        pthread_mutex_unlock(&g->lock);
-        return;
-    case TD_FRAME_REQUEST:
-        on_request(g, c, f);
-        return;
-    case TD_FRAME_CREDIT:
-        n = td_proto_get_u32(&r);
-        if (!td_proto_ok(&r) || n > TD_PROTO_CREDITS)
-            _exit(EXIT_PROTOCOL);
-        on_flag(g, c, f->id, n, false);
-        return;
-    case TD_FRAME_CANCEL:
-        on_flag(g, c, f->id, 0, true);
-        return;
-    default:
-        _exit(EXIT_PROTOCOL);
-    }
-}
-
-static void read_frames(struct host_guest *g, struct host_conn *c) {
-    char *to = td_buf_reserve(&c->in, 1 << 16);
-    if (!to)
-        _exit(TD_PROTO_EXIT_MEMORY); // whoever cannot listen any more must be replaced
-    ssize_t n = recv(c->fd, to, 1 << 16, MSG_DONTWAIT);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR))
-        return;
-    if (n <= 0) {
-        if (c == &g->conns[0])
-            _exit(0);
-        pthread_mutex_lock(&c->lock);
-        c->broken = true;
-        close(c->fd);
-        c->fd = -1;
-        pthread_mutex_unlock(&c->lock);
-        on_flag(g, c, 0, 0, true);
-        return;
-    }
-    td_buf_grew(&c->in, (size_t)n);
-    size_t at = 0, used = 1;
-    while (used) {
-        struct td_frame f;
-        if (td_proto_next(td_str_n(c->in.p + at, c->in.n - at), TD_HOST_FRAME_BYTES_MAX, &f, &used) != TD_OK)
-            _exit(EXIT_PROTOCOL);
-        if (used)
-            on_frame(g, c, &f);
-        at += used;
-    }
-    td_buf_drop(&c->in, at);
-}
-
-static void serve(struct host_guest *g) {
-    struct pollfd fds[HOST_CONNS_MAX + 1];
-    for (;;) {
-        for (uint32_t i = 0; i < g->conn_count; i++) {
-            pthread_mutex_lock(&g->conns[i].lock);
-            bool waiting = g->conns[i].out.n && !g->conns[i].broken;
-            fds[i] = (struct pollfd){g->conns[i].fd, (short)(POLLIN | (waiting ? POLLOUT : 0)), 0};
-            pthread_mutex_unlock(&g->conns[i].lock);
-        }
-        fds[g->conn_count] = (struct pollfd){g->wake_fd, POLLIN, 0};
-        if (poll(fds, g->conn_count + 1, -1) < 0)
-            continue;
-        uint64_t n;
-        if (fds[g->conn_count].revents && read(g->wake_fd, &n, sizeof n) < 0)
-            continue;
-        for (uint32_t i = 0; i < g->conn_count; i++) {
-            if (fds[i].revents & POLLOUT)
-                flush(&g->conns[i]);
-            if (fds[i].revents & (POLLIN | POLLHUP | POLLERR))
-                read_frames(g, &g->conns[i]);
-        }
-    }
-}
-
 // ---- start
 
 static void fail_start(enum td_err code, const char *message) {
@@ -281,14 +87,14 @@ static void fail_start(enum td_err code, const char *message) {
         ssize_t n = send(c->fd, b.p, b.n, MSG_NOSIGNAL);
         (void)n; // the house sees the end in any case
     }
-    _exit(EXIT_SETUP);
+    _exit(HOST_EXIT_SETUP);
 }
 
 // Waits for the frame at the head of `in`; returns its length.
 static size_t receive(struct td_buf *in, enum td_frame_type type, struct td_frame *f) {
     for (size_t used = 0;;) {
         if (td_proto_next(td_buf_str(in), TD_PROTO_PREPARE_BYTES_MAX, f, &used) != TD_OK || (used && f->type != type))
-            _exit(EXIT_PROTOCOL);
+            _exit(HOST_EXIT_PROTOCOL);
         if (used)
             return used;
         struct pollfd p = {HOST_FILE_CONTROL, POLLIN, 0};
@@ -308,7 +114,7 @@ static void receive_setup(struct host_guest *g, struct td_buf *tools) {
     struct td_frame f;
     size_t used = receive(in, TD_FRAME_SETUP, &f);
     if (!td_proto_get_setup(f.body, &g->setup) || g->setup.version != TD_PROTO_VERSION)
-        _exit(EXIT_PROTOCOL);
+        _exit(HOST_EXIT_PROTOCOL);
     snprintf(g->name, sizeof g->name, "%.*s", TD_STR_ARG(g->setup.name));
     g->setup.name = td_str_of(g->name);
     td_buf_drop(in, used);
@@ -451,7 +257,7 @@ static void start(struct host_guest *g, unsigned parts) {
     td_buf_init(&tools, TD_PROTO_PREPARE_BYTES_MAX);
     receive_setup(g, &tools);
     if (g->setup.parallel == 0 || g->setup.parallel > HOST_PARALLEL_MAX)
-        _exit(EXIT_PROTOCOL);
+        _exit(HOST_EXIT_PROTOCOL);
     llama_log_set(on_log, NULL);
     host_chat_quiet();
     host_on_no_memory(on_no_memory);
@@ -497,16 +303,16 @@ int main(int argc, char **argv) {
     pthread_cond_init(&g->work, NULL);
     pthread_mutex_init(&g->lock, NULL);
     g->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    watchdog = host_watchdog_create();
+    host_door_init();
     if (g->wake_fd < 0)
-        return EXIT_SETUP;
+        return HOST_EXIT_SETUP;
     start(g, (unsigned)parts);
     pthread_t engine;
     struct td_buf b;
     td_buf_init(&b, TD_PROTO_CONTROL_BYTES_MAX);
     if (pthread_create(&engine, NULL, host_engine_run, g) != 0 || td_proto_put_ready(&b, &g->ready) != TD_OK ||
         !host_send(g, &g->conns[0], &b))
-        return EXIT_SETUP;
+        return HOST_EXIT_SETUP;
     td_buf_finish(&b);
-    serve(g);
+    host_door_serve(g);
 }
