@@ -161,7 +161,7 @@ static enum td_err apply_limits(struct td_govern *g, struct td_error *e) {
 }
 
 enum td_err td_govern_configure(struct td_govern *g, const struct td_govern_config *config, struct td_error *e) {
-    struct td_limits *before = g->limits, *next = limits_create(config);
+    struct td_limits *before, *next = limits_create(config);
     if (!next)
         return td_error_set(e, TD_ERR_NOMEM, "while taking in limits");
     pthread_mutex_lock(&g->admin);
