@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "base/time.h"
-#include "cli/agree.h"
 #include "cli/chat.h"
 #include "cli/cli.h"
 
@@ -174,7 +173,7 @@ static int run(int argc, char **argv) {
     if (argc != 1)
         return td_cli_fail(TD_EXIT_USAGE, "eval wants one JSONL file (or -)");
     if (agree)
-        return td_cli_eval_agree(argv[0]);
+        return td_eval_agree(argv[0]);
     td_arena_init(&ev.arena, (size_t)2 << 30);
     td_buf_init(&ev.tools, 4 << 20);
     code = load_tools(&ev);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the files of `tandem eval` share: an evaluation under way (eval.c), how one answer is judged (eval_judge.c), and
-// what is printed at the end (eval_report.c). One thread.
+// what is printed at the end (eval_report.c); and --agree, which is an evaluation of its own (eval_agree.c). One
+// thread.
 #ifndef TD_CLI_EVAL_H
 #define TD_CLI_EVAL_H
 
@@ -61,5 +62,9 @@ void td_eval_judge(struct td_eval *ev, struct td_arena *arena, const struct td_e
                    struct td_eval_answer *a, struct td_eval_item *item);
 // Prints the tables or the JSON object; an exit code.
 int td_eval_report(struct td_eval *ev);
+
+// --agree: precision and recall of the judge that says whether two answers mean the same. Reads lines of
+// {"q","a","b","same","kind"}, judges each pair, prints the table; an exit code.
+int td_eval_agree(const char *path);
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pairs are split in two halves by a hash of their texts: the judge may be tuned on one, its figures are those of
 // the other.
-#include "cli/agree.h"
+#include "cli/eval.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +103,7 @@ static void report(const struct tally *t) {
         print_count(t->kinds[i].kind, &t->kinds[i]);
 }
 
-int td_cli_eval_agree(const char *path) {
+int td_eval_agree(const char *path) {
     FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     struct tally t = {0};
     char *line = NULL;
