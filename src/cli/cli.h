@@ -83,6 +83,10 @@ int td_cli_failure(const struct td_failure *failure);
 // Runs an admin method: at the daemon that holds the data directory, or in a runtime of our own where none runs. Prints
 // nothing. *result is freed with td_string_free.
 int td_cli_admin(const char *method, const char *params, char **result, struct td_failure *failure);
+// The same with method "room.verb" and a JSON object of parameters: with --json the result is printed as it is, else
+// `show` prints it. An exit code.
+int td_cli_operate(const char *room, const char *verb, struct td_buf *params,
+                   int (*show)(const char *verb, td_json *root));
 // Options for td_runtime_open from the command line and the environment.
 void td_cli_options(struct td_options *options);
 // The configuration's data directory, resolved (static storage).

@@ -43,57 +43,36 @@ static void print_created(td_json *root) {
                 TD_STR_ARG(of));
 }
 
-static int show(const char *verb, const char *result) {
-    if (td_cli.json) {
-        printf("%s\n", result);
-        return TD_EXIT_OK;
-    }
-    struct td_arena arena;
-    td_json *root;
-    td_arena_init(&arena, 64 << 20);
-    if (td_json_parse(&arena, td_str_of(result), 16, &root, NULL) == TD_OK) {
-        if (strcmp(verb, "create") == 0)
-            print_created(root);
-        else if (strcmp(verb, "list") == 0)
-            print_list(root);
-        else
-            printf("revoked\n");
-    }
-    td_arena_finish(&arena);
+static int show(const char *verb, td_json *root) {
+    if (strcmp(verb, "create") == 0)
+        print_created(root);
+    else if (strcmp(verb, "list") == 0)
+        print_list(root);
+    else
+        printf("revoked\n");
     return TD_EXIT_OK;
 }
 
+static enum td_err write_params(struct td_buf *b, const char *id) {
+    TD_TRY(td_buf_addz(b, "{\"tenant\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(tenant ? tenant : "default")));
+    TD_TRY(td_buf_addz(b, ",\"name\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(name ? name : "")));
+    TD_TRY(td_buf_printf(b, ",\"days\":%ld,\"id\":", days));
+    TD_TRY(td_buf_add_json(b, td_str_of(id)));
+    return td_buf_addz(b, "}");
+}
+
 static int run(int argc, char **argv) {
-    struct td_failure failure;
     struct td_buf params;
-    char method[32], *result = NULL;
     if (argc < 1 || (strcmp(argv[0], "create") && strcmp(argv[0], "list") && strcmp(argv[0], "revoke")))
         return td_cli_fail(TD_EXIT_USAGE, "keys wants create, list or revoke");
     if ((strcmp(argv[0], "revoke") == 0) != (argc == 2))
         return td_cli_fail(TD_EXIT_USAGE, argc > 1 ? "too many arguments" : "revoke wants a key's id (see keys list)");
     td_buf_init(&params, 4096);
-    enum td_err err = td_buf_addz(&params, "{\"tenant\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&params, td_str_of(tenant ? tenant : "default"));
-    if (err == TD_OK)
-        err = td_buf_addz(&params, ",\"name\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&params, td_str_of(name ? name : ""));
-    if (err == TD_OK)
-        err = td_buf_printf(&params, ",\"days\":%ld,\"id\":", days);
-    if (err == TD_OK)
-        err = td_buf_add_json(&params, td_str_of(argc == 2 ? argv[1] : ""));
-    if (err == TD_OK)
-        err = td_buf_addz(&params, "}");
-    snprintf(method, sizeof method, "keys.%s", argv[0]);
-    int code = TD_EXIT_FAILED;
-    if (err != TD_OK || !td_buf_z(&params))
-        td_cli_fail(code, "out of memory");
-    else if (td_cli_admin(method, params.p, &result, &failure) != 0)
-        code = td_cli_failure(&failure);
-    else
-        code = show(argv[0], result);
-    td_string_free(result);
+    enum td_err err = write_params(&params, argc == 2 ? argv[1] : "");
+    int code =
+        err != TD_OK ? td_cli_fail(TD_EXIT_FAILED, "out of memory") : td_cli_operate("keys", argv[0], &params, show);
     td_buf_finish(&params);
     return code;
 }

@@ -26,19 +26,9 @@ static void print_text(const char *title, struct td_str text) {
     putchar('\n');
 }
 
-static int show(const char *verb, const char *result) {
-    struct td_arena arena;
-    td_json *root, *entry;
+static int show(const char *verb, td_json *root) {
+    td_json *entry;
     size_t i, n;
-    if (td_cli.json) {
-        printf("%s\n", result);
-        return TD_EXIT_OK;
-    }
-    td_arena_init(&arena, 256 << 20);
-    if (td_json_parse(&arena, td_str_of(result), 64, &root, NULL) != TD_OK) {
-        td_arena_finish(&arena);
-        return td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
-    }
     if (strcmp(verb, "list") == 0) {
         printf("%s%-27s%-17s%-18s%-12s%5s%s\n", td_cli_bold(), "ID", "QUEUED (UTC)", "STATE", "PRIORITY", "TRIES",
                td_cli_reset());
@@ -50,14 +40,17 @@ static int show(const char *verb, const char *result) {
     } else {
         printf("%.*s\n", TD_STR_ARG(td_json_get_str(root, "state")));
     }
-    td_arena_finish(&arena);
     return TD_EXIT_OK;
 }
 
+static enum td_err write_params(struct td_buf *b, const char *id) {
+    TD_TRY(td_buf_addz(b, "{\"id\":"));
+    TD_TRY(td_buf_add_json(b, td_str_of(id)));
+    return td_buf_addz(b, "}");
+}
+
 static int run(int argc, char **argv) {
-    struct td_failure failure;
     struct td_buf params;
-    char method[32], *result = NULL;
     bool known = false;
     for (int i = 0; argc > 0 && verbs[i]; i++)
         known |= strcmp(argv[0], verbs[i]) == 0;
@@ -66,20 +59,9 @@ static int run(int argc, char **argv) {
     if (argc != (strcmp(argv[0], "list") == 0 ? 1 : 2))
         return td_cli_fail(TD_EXIT_USAGE, argc > 2 ? "too many arguments" : "outbox %s wants an entry's id", argv[0]);
     td_buf_init(&params, 4096);
-    enum td_err err = td_buf_addz(&params, "{\"id\":");
-    if (err == TD_OK)
-        err = td_buf_add_json(&params, td_str_of(argc == 2 ? argv[1] : ""));
-    if (err == TD_OK)
-        err = td_buf_addz(&params, "}");
-    snprintf(method, sizeof method, "outbox.%s", argv[0]);
-    int code;
-    if (err != TD_OK || !td_buf_z(&params))
-        code = td_cli_fail(TD_EXIT_FAILED, "out of memory");
-    else if (td_cli_admin(method, params.p, &result, &failure) != 0)
-        code = td_cli_failure(&failure);
-    else
-        code = show(argv[0], result);
-    td_string_free(result);
+    enum td_err err = write_params(&params, argc == 2 ? argv[1] : "");
+    int code =
+        err != TD_OK ? td_cli_fail(TD_EXIT_FAILED, "out of memory") : td_cli_operate("outbox", argv[0], &params, show);
     td_buf_finish(&params);
     return code;
 }

@@ -166,3 +166,27 @@ enum td_err td_cli_read_file(const char *path, struct td_buf *out) {
     errno = why;
     return err;
 }
+
+int td_cli_operate(const char *room, const char *verb, struct td_buf *params,
+                   int (*show)(const char *verb, td_json *root)) {
+    struct td_failure failure;
+    struct td_arena arena;
+    td_json *root;
+    char method[64], *result = NULL;
+    int code = TD_EXIT_OK;
+    snprintf(method, sizeof method, "%s.%s", room, verb);
+    if (!td_buf_z(params))
+        return td_cli_fail(TD_EXIT_FAILED, "out of memory");
+    if (td_cli_admin(method, params->p, &result, &failure) != 0)
+        return td_cli_failure(&failure);
+    td_arena_init(&arena, 256 << 20);
+    if (td_cli.json)
+        printf("%s\n", result);
+    else if (td_json_parse(&arena, td_str_of(result), 64, &root, NULL) != TD_OK)
+        code = td_cli_fail(TD_EXIT_FAILED, "the answer could not be read");
+    else
+        code = show(verb, root);
+    td_arena_finish(&arena);
+    td_string_free(result);
+    return code;
+}
