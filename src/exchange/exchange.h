@@ -79,7 +79,7 @@ struct td_x_record {
     struct td_str model, provider_id;    // as the target named them; "" unknown
 };
 
-// ---------------------------------------------------------------------------------------------------------- inputs --
+// ---- inputs
 
 enum td_x_input_type {
     TD_X_IN_START,   // first input, exactly once
@@ -116,7 +116,7 @@ struct td_x_input {
     bool retry_budget, hedge_budget;
 };
 
-// --------------------------------------------------------------------------------------------------- client events --
+// ---- client events
 
 enum td_x_out_type {
     TD_X_OUT_BEGIN,    // the first committed origin: `attempt`; response headers can be written
@@ -161,7 +161,7 @@ struct td_x_out {
     };
 };
 
-// --------------------------------------------------------------------------------------------------------- effects --
+// ---- effects
 
 enum td_x_effect_type {
     TD_X_DO_START,  // `start`: check policy, budget, admission again; then serialise, grant, start; or feed REFUSED
@@ -232,7 +232,7 @@ struct td_x_effects {
     struct td_x_effect list[TD_X_EFFECTS_MAX];
 };
 
-// ----------------------------------------------------------------------------------------------------------- set-up --
+// ---- set-up
 
 // How a local answer's confidence is reckoned from its tokens' probabilities, over the first hold_tokens tokens.
 enum td_x_confidence {

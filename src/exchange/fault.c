@@ -84,7 +84,7 @@ const char *td_x_op_word(enum td_x_op op) {
     return (unsigned)op < sizeof words / sizeof *words ? words[op] : "";
 }
 
-// ------------------------------------------------------------------------------------------------ what comes of one --
+// ---- what comes of one
 
 static void remember(struct td_exchange *x, struct td_x_attempt *a, enum td_err code, struct td_str message) {
     bool declined = code == TD_ERR_NOT_FOR_ME;

@@ -6,7 +6,7 @@
 #include "base/limits.h"
 #include "wire/openai_writer.h"
 
-// --- create, destroy ---
+// ---- create, destroy
 
 static struct td_origin copy_origin(struct td_arena *a, const struct td_origin *o) {
     return (struct td_origin){td_arena_str(a, o->target), td_arena_str(a, o->tier), td_arena_str(a, o->model)};
@@ -114,7 +114,7 @@ void td_openai_answer_reset(struct td_answer_writer *w) {
         w->model_known = false;
 }
 
-// --- streaming ---
+// ---- streaming
 
 // "tool_calls":[{…}] of a delta.
 static void emit_call_delta(struct td_emit *m, struct td_answer_writer *w, struct td_ow_choice *c,
@@ -395,7 +395,7 @@ enum td_err td_openai_answer_revision(struct td_answer_writer *w, enum td_revisi
     return m.err;
 }
 
-// --- the end ---
+// ---- the end
 
 static void end_stream(struct td_emit *m, struct td_answer_writer *w, const struct td_answer_meta *meta) {
     const struct td_usage *usage = td_ow_final_usage(w, meta);

@@ -58,7 +58,7 @@ struct td_answer_writer {
     struct td_origin origin, draft; // of the last revision and of the draft
 };
 
-// --- pieces ---
+// ---- pieces
 
 // ,"key":value for each unknown field of `obj`. Null values say nothing and are left out.
 void td_ow_unknown(struct td_emit *m, td_json *obj, bool (*known)(struct td_str));
@@ -89,7 +89,7 @@ const struct td_usage *td_ow_final_usage(const struct td_answer_writer *w, const
 // For calls that came without an id: unique within a conversation, since the exchange's id is. In the arena.
 struct td_str td_ow_made_id(struct td_answer_writer *w, uint32_t choice, uint32_t index);
 
-// --- whole ---
+// ---- whole
 
 enum td_err td_ow_whole_event(struct td_answer_writer *w, const struct td_event *ev) TD_MUST_USE;
 enum td_err td_ow_keep_vector(struct td_answer_writer *w, const struct td_event *ev) TD_MUST_USE;
