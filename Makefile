@@ -5,7 +5,7 @@ PREFIX ?= /usr/local
 CONFIG ?=
 MESON_ARGS ?=
 
-.PHONY: help all build run test check format sanitize reproducible fuzz agree campaign bench tour starter-model install clean
+.PHONY: help all build run test check format sanitize reproducible fuzz agree campaign bench tour starter-model install uninstall clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -68,6 +68,10 @@ starter-model: ## train models/starter.gguf again (two cores, up to two hours)
 install: build ## install into PREFIX (default /usr/local)
 	@meson configure $(BUILD) -Dprefix=$(PREFIX) >/dev/null
 	@meson install -C $(BUILD)
+	@cp $(BUILD)/meson-logs/install-log.txt $(BUILD)/installed.txt # the tests install, too
+
+uninstall: ## remove what "make install" put in place
+	@tools/uninstall $(BUILD)/installed.txt && rm $(BUILD)/installed.txt
 
 clean: ## remove build folders (keeps .deps)
 	rm -rf build build-* build.log

@@ -87,3 +87,15 @@ test("manual page and completions are there and well-formed", () => {
   assert.match(readFileSync(the("/_tandem"), "utf8"), /^#compdef tandem/);
   assert.match(readFileSync(the("/tandem.fish"), "utf8"), /^complete -c tandem -f -n __fish_use_subcommand -a serve /);
 });
+
+test("an uninstall leaves nothing of it, and nothing else goes", () => {
+  const other = join(dir, "other"), foreign = join(other, "usr/local/bin/foreign");
+  execFileSync("meson", ["install", "-C", process.env.BUILD, "--no-rebuild", "--quiet"], { env: { ...process.env, DESTDIR: other }, stdio: "ignore" });
+  assert.equal(files(other).length, all.length);
+  mkdirSync(dirname(foreign), { recursive: true });
+  writeFileSync(foreign, "of somebody else");
+  const r = spawnSync(join(ROOT, "tools/uninstall"), [join(process.env.BUILD, "meson-logs/install-log.txt")], { encoding: "utf8" });
+  assert.equal(r.status, 0, r.stderr);
+  assert.deepEqual(files(other), [foreign]);
+  assert.deepEqual(readdirSync(join(other, "usr/local")), ["bin"]);
+});
