@@ -96,11 +96,11 @@ void td_openai_answer_destroy(struct td_answer_writer *w) {
 void td_openai_answer_reset(struct td_answer_writer *w) {
     for (uint32_t i = 0; i < w->choice_count; i++) {
         struct td_ow_choice *c = &w->choices[i];
-        bool role_sent = c->role_sent;
+        bool begun = c->begun, role_sent = c->role_sent;
         struct td_buf prefix = c->prefix;
         td_buf_init(&c->prefix, 0);
         choice_finish(c);
-        *c = (struct td_ow_choice){.role_sent = role_sent};
+        *c = (struct td_ow_choice){.begun = begun, .role_sent = role_sent};
         choice_init(c, w->spec.bytes_max);
         c->prefix = prefix;
     }
@@ -357,8 +357,10 @@ enum td_err td_openai_answer_event(struct td_answer_writer *w, const struct td_e
         if (w->part) {
             struct td_event moved = *ev;
             moved.choice += td_ow_first_choice(w);
+            w->choices[moved.choice].begun = true;
             return w->spec.stream ? stream_event(w, &moved, out) : td_ow_whole_event(w, &moved);
         }
+        w->choices[ev->choice].begun = true;
         return w->spec.stream ? stream_event(w, ev, out) : td_ow_whole_event(w, ev);
     }
 }
@@ -423,7 +425,7 @@ static bool is_complete(const struct td_answer_writer *w) {
     if (w->spec.kind == TD_KIND_EMBEDDING)
         return any;
     for (uint32_t i = 0; i < w->choice_count; i++) {
-        if (w->choices[i].role_sent && !w->choices[i].finished)
+        if (w->choices[i].begun && !w->choices[i].finished)
             return false;
         any = any || w->choices[i].finished;
     }

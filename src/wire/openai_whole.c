@@ -131,7 +131,6 @@ enum td_err td_ow_whole_event(struct td_answer_writer *w, const struct td_event 
     }
     if (err != TD_OK)
         return err;
-    c->role_sent = true;
     switch (ev->type) {
     case TD_EV_DELTA:
         err = td_buf_add_str(&c->text, ev->delta.text);

@@ -25,7 +25,7 @@ struct td_ow_call {
 enum { LP_TOKENS, LP_VALUES, LP_TOP, LP_OFFSETS, LP_COUNT }; // chat uses the first alone
 
 struct td_ow_choice {
-    bool role_sent, finished;
+    bool begun, role_sent, finished; // begun: something came of it, also what this form has no place for
     enum td_finish finish;
     uint32_t calls_seen;
     uint64_t characters;  // of text, for completions' text_offset

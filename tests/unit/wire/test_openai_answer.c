@@ -395,6 +395,17 @@ static void a_truncated_answer_is_no_success(void **state) {
         size_t before = out.n;
         assert_int_equal(td_openai_answer_end(w, NULL, &out), TD_ERR_CUT);
         assert_int_equal(out.n, before);
+        // Also where all that came of a choice is nothing that this form of answer could show.
+        td_openai_answer_destroy(w);
+        td_buf_clear(&out);
+        create((struct td_answer_spec){.kind = TD_KIND_COMPLETION, .choices = 2, .stream = stream});
+        text(0, "a");
+        event(
+            (struct td_event){.type = TD_EV_TOOL_CALL, .choice = 1, .tool = {.id = TD_STR("c"), .name = TD_STR("f")}});
+        finish(0, TD_FINISH_STOP);
+        assert_int_equal(td_openai_answer_end(w, NULL, &out), TD_ERR_CUT);
+        finish(1, TD_FINISH_TOOL_CALLS);
+        assert_ok(td_openai_answer_end(w, NULL, &out));
     }
 }
 
