@@ -106,15 +106,17 @@ static int follow_rows(uint64_t last) {
     struct td_failure failure;
     struct td_buf params;
     char *result = NULL;
-    td_buf_init(&params, PARAMS_BYTES_MAX);
     for (;;) {
         struct td_arena arena;
         td_json *root, *row;
         size_t i, n;
-        td_buf_clear(&params);
-        if (write_params(&params, 10000, last) != TD_OK)
-            return td_cli_fail(TD_EXIT_FAILED, "out of memory");
-        if (td_admin_remote(td_cli_data_dir(), "ledger.tail", params.p, &result, &failure) != 0)
+        td_buf_init(&params, PARAMS_BYTES_MAX);
+        enum td_err err = write_params(&params, 10000, last);
+        int failed = err ? 0 : td_admin_remote(td_cli_data_dir(), "ledger.tail", params.p, &result, &failure);
+        td_buf_finish(&params);
+        if (err)
+            return td_cli_fail(TD_EXIT_USAGE, "that is no exchange's id");
+        if (failed)
             return strcmp(failure.code, "tandem.not_found") == 0
                        ? td_cli_fail(TD_EXIT_NO_DAEMON, "no daemon runs on this data directory: nothing new will come")
                        : td_cli_failure(&failure);
@@ -167,10 +169,11 @@ static int run(int argc, char **argv) {
     if (follow && td_cli.json)
         return follow_rows(0);
     td_buf_init(&params, PARAMS_BYTES_MAX);
-    if (write_params(&params, limit, 0) != TD_OK)
-        return td_cli_fail(TD_EXIT_USAGE, "that is no exchange's id");
-    int failed = td_cli_admin(method, params.p, &result, &failure);
+    enum td_err err = write_params(&params, limit, 0);
+    int failed = err ? 0 : td_cli_admin(method, params.p, &result, &failure);
     td_buf_finish(&params);
+    if (err)
+        return td_cli_fail(TD_EXIT_USAGE, "that is no exchange's id");
     if (failed)
         return td_cli_failure(&failure);
     struct td_arena arena;

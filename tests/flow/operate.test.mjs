@@ -144,6 +144,7 @@ test("ledger tail --exchange: one exchange's attempts, in text and JSON, labels 
   assert.match(none.stderr, /no row of this exchange/);
   assert.deepEqual(JSON.parse((await tandem(["ledger", "tail", "--exchange", "'\"\\", "--json", "--config", t.file])).stdout).rows, []);
   assert.equal((await tandem(["ledger", "stats", "--exchange", id, "--config", t.file])).code, 2);
+  assert.equal((await tandem(["ledger", "tail", "--exchange", "x".repeat(2000), "--config", t.file])).code, 2);
   assert.match((await tandem(["completion", "bash"])).stdout, /--exchange/);
   await t.stop();
 });

@@ -116,6 +116,8 @@ static void want_of_memory_is_told_from_a_crash(void **state) {
     struct td_buf large;
     td_buf_init(&large, 8 << 20);
     assert_ok(td_buf_printf(&large, "{\"prompt\":\"%0*d\"}", 4 << 20, 0));
+    const char *unreadable = td_buf_z(&large);
+    assert_non_null(unreadable);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct ask a, b;
         open_house((struct td_manager_options){0});
@@ -125,7 +127,7 @@ static void want_of_memory_is_told_from_a_crash(void **state) {
         int pid = house_status(&h, &a.target).pid;
         if (rows[i].short_of_it)
             take_its_memory(pid);
-        ask_slow(&b, large.p);
+        ask_slow(&b, unreadable);
         if (rows[i].sig)
             assert_int_equal(kill(pid, rows[i].sig), 0);
         else
