@@ -4,9 +4,9 @@
 it, all in front of the same instant upstream.
 
 usage: gateway.py BUILD_DIR [--rounds N] [--seconds S] [--streams N,N,…] [--only latency|cpu|durability|lag|sse] [NAME...]
-       NAME: direct relay relay-uring floor tandem nginx haproxy; all by default ("direct" is the upstream without a
+       NAME: direct relay relay-uring relay+4 floor tandem nginx haproxy; all by default ("direct" is the upstream without a
        gateway, "relay" moves bytes and does nothing else: what is the kernel's own; both only where they make sense;
-       "relay-uring" is the same with io_uring, for who asks for it)
+       for who asks for them: "relay-uring" is the same with io_uring, "relay+4" with 4 us of idle turning for each event)
 
 The gateway runs on core 0 alone; upstream and load share core 1. Rounds are interleaved, medians are printed.
   latency  one connection, 2 KB request, 1 KB answer: p50 and p99, and what the gateway adds to "direct"
@@ -125,6 +125,7 @@ def gateways(build, tmp, up):
     return {
         "direct": (None, up),
         "relay": ([build + "/bench/relay", "18605", str(up)], 18605),
+        "relay+4": ([build + "/bench/relay", "18607", str(up), "4"], 18607),
         "relay-uring": ([build + "/bench/relay-uring", "18606", str(up)], 18606),
         "floor": ([build + "/bench/floor", "18601", str(up)], 18601),
         "tandem": ([build + "/src/cli/tandem", "serve", "--config", tmp + "/tandem.yaml", "--workers", "1"], 18602),
@@ -328,7 +329,7 @@ def main():
             stop(up)
         write_configs(tmp, SOURCE_PORT)
         table = gateways(build, tmp, SOURCE_PORT)
-        names = a.names or [n for n in table if n != "relay-uring"]
+        names = a.names or [n for n in table if n not in ("relay-uring", "relay+4")]
         if a.only in (None, "lag"):
             measure_lag(build, names, table, a.rounds, a.seconds * 1000 // TOKEN_MS)
         if a.only in (None, "sse"):

@@ -2,8 +2,9 @@
 // The least that a gateway can do: every connection it accepts gets one of its own to the upstream, and what comes on
 // either is sent on the other, read and forgotten. What an event costs here is the kernel's (and the loopback device's)
 // own, which no gateway on this machine can be below.
-//   relay PORT UPSTREAM_PORT
-// On SIGTERM it prints what a receive and a send took.
+//   relay PORT UPSTREAM_PORT [IDLE_US]
+// IDLE_US is turned away after each piece: what a gateway that costs so much more is like. On SIGTERM it prints what a
+// receive and a send took.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -75,8 +76,8 @@ static int open_listener(int port) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: relay PORT UPSTREAM_PORT\n");
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: relay PORT UPSTREAM_PORT [IDLE_US]\n");
         return 2;
     }
     struct rlimit files = {FILES_MAX, FILES_MAX};
@@ -85,7 +86,7 @@ int main(int argc, char **argv) {
     sigaction(SIGTERM, &act, NULL);
     poll_fd = epoll_create1(EPOLL_CLOEXEC);
     int listen_fd = open_listener(atoi(argv[1]));
-    uint64_t pieces = 0, receive_ns = 0, send_ns = 0;
+    uint64_t pieces = 0, receive_ns = 0, send_ns = 0, idle_ns = argc > 3 ? (uint64_t)(atof(argv[3]) * 1e3) : 0;
     while (!ending) {
         struct epoll_event events[64];
         int n = epoll_wait(poll_fd, events, 64, -1);
@@ -102,7 +103,10 @@ int main(int argc, char **argv) {
             if (got > 0 && send(peer, in, (size_t)got, MSG_NOSIGNAL) == got) {
                 pieces++;
                 receive_ns += between - before;
-                send_ns += now_ns() - between;
+                uint64_t after = now_ns();
+                send_ns += after - between;
+                while (idle_ns && now_ns() - after < idle_ns)
+                    ;
             } else if (got >= 0 || errno != EAGAIN) {
                 close(fd);
                 close(peer);
