@@ -33,6 +33,7 @@ static bool is_of_use;
 #define TOGETHER 8       // columns whose sums stay in registers
 #define SCALES_MAX 16384 // 64 KiB on the stack
 #define STRIP 8          // rows that stay in the cache while all columns pass
+#define BLOCKS_MANY 512  // of a row; 16 KiB of scales
 #define AHEAD 4096       // bytes fetched before they are needed
 
 struct block { // Q8_0: half-precision scale, 32 signed bytes
@@ -83,10 +84,41 @@ TILE void row(const int n, int64_t blocks, const struct block *a, const struct b
         c[j * c_step] = sum(sums[j]);
 }
 
+// The same, the row's scales first multiplied with those of all columns: three columns and more do not wait for memory.
+TILE void row_many(const int n, int64_t blocks, const struct block *a, const struct block *b, int64_t b_step,
+                   const float *scales, float *c, int64_t c_step) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256 sums[TOGETHER];
+    float both[BLOCKS_MANY * TOGETHER] __attribute__((aligned(32)));
+#pragma GCC unroll 8
+    for (int j = 0; j < n; j++)
+        sums[j] = _mm256_setzero_ps();
+    for (int64_t i = 0; i < blocks; i++) {
+        _mm_prefetch((const char *)&a[i] + AHEAD, _MM_HINT_T0);
+        __m256 scale = _mm256_set1_ps(_cvtsh_ss(a[i].scale));
+        _mm256_store_ps(&both[i * TOGETHER], _mm256_mul_ps(scale, _mm256_loadu_ps(&scales[i * TOGETHER])));
+    }
+    for (int64_t i = 0; i < blocks; i++) {
+        __m256i w = _mm256_loadu_si256((const void *)a[i].q), size = _mm256_sign_epi8(w, w);
+#pragma GCC unroll 8
+        for (int j = 0; j < n; j++) {
+            __m256i v = _mm256_sign_epi8(_mm256_loadu_si256((const void *)b[j * b_step + i].q), w);
+            __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(size, v), ones);
+            sums[j] = _mm256_fmadd_ps(_mm256_broadcast_ss(&both[i * TOGETHER + j]), _mm256_cvtepi32_ps(dot), sums[j]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < n; j++)
+        c[j * c_step] = sum(sums[j]);
+}
+
 #define ROWS(n)                                                                                                        \
     case n:                                                                                                            \
         for (int64_t i = from; i < to; i++)                                                                            \
-            row(n, blocks, a + i * a_step, b, b_step, scales, c + i, c_step);                                          \
+            if (n > 2 && blocks <= BLOCKS_MANY)                                                                        \
+                row_many(n, blocks, a + i * a_step, b, b_step, scales, c + i, c_step);                                 \
+            else                                                                                                       \
+                row(n, blocks, a + i * a_step, b, b_step, scales, c + i, c_step);                                      \
         break
 
 FOR_AVX2 static void rows(int64_t n, int64_t from, int64_t to, int64_t blocks, const struct block *a, int64_t a_step,
@@ -113,6 +145,9 @@ FOR_AVX2 static void multiply(const struct ggml_compute_params *p, int64_t row_c
     for (int64_t j = 0; j < columns && from < end; j++)
         for (int64_t i = 0; i < blocks; i++)
             scales[(j / TOGETHER * blocks + i) * TOGETHER + j % TOGETHER] = _cvtsh_ss(b[j * b_step + i].scale);
+    for (int64_t j = columns; j % TOGETHER && from < end; j++) // computed with, and left
+        for (int64_t i = 0; i < blocks; i++)
+            scales[(j / TOGETHER * blocks + i) * TOGETHER + j % TOGETHER] = 0;
     for (; from < end; from += STRIP) {
         int64_t to = from + STRIP < end ? from + STRIP : end;
         for (int64_t j = 0; j < columns; j += TOGETHER)

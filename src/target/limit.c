@@ -3,17 +3,16 @@
 
 #include "base/time.h"
 
-#define LENGTH_TOKENS_MIN 16u   // shorter prompts cost as much as this one
-#define BURST_TIMES 8.0         // a burst waits at most so many times what an answer takes alone
-#define BURST_US 1e6            // …or this
-#define AIM 0.97                // of slowdown_max: where the slowest of a hundred should lie
-#define AIM_MAX 1.25            // of slowdown_max, for the mean: company can make answers more even
-#define SPREAD_START 1.15       // until it is known
-#define SPREAD_MAX 2.0          // a machine less even than this gets no more room
-#define TOGETHER_MAX 1.3        // …and nobody is turned away for more than this: what stands still is not too full
-#define SPREAD_STEP 0.05        // up for each above it; a 99th of it down for each below
-#define SPREAD_ROUND 8u         // of so many
-#define SPREAD_OVER_MAX 2u      // …more above it are one event
+#define LENGTH_TOKENS_MIN 16u // shorter prompts cost as much as this one
+#define BURST_TIMES 8.0       // a burst waits at most so many times what an answer takes alone
+#define BURST_US 1e6          // …or this
+#define AIM 0.97              // of slowdown_max: where the slowest of a hundred should lie
+#define SPREAD_START 1.15     // until it is known
+#define SPREAD_MAX 2.0        // a machine less even than this gets no more room
+#define TOGETHER_MAX 1.3   // …unless alone it is, nobody is turned away for more: what stands still is not too full
+#define SPREAD_STEP 0.05   // up for each above it; a 99th of it down for each below
+#define SPREAD_ROUND 8u    // of so many
+#define SPREAD_OVER_MAX 2u // …more above it are one event
 #define SPREAD_SHARE (1.0 / 16) // of each in the mean that they are held against
 #define ROUND_MIN 8u            // attempts that decide about the next step
 #define GAIN_MIN 0.05           // of the way to where a round points
@@ -139,9 +138,10 @@ static double burst(const struct td_limit *l) {
     return less(ceiling(l), more(patient, l->slots + 1.0));
 }
 
-// Where the mean should lie, so that the slowest of a hundred are slowdown_max times the slowest of a hundred alone.
+// Where the mean should lie, so that the slowest of a hundred are slowdown_max times the slowest of a hundred alone;
+// never above that itself, though company makes some machines more even.
 static double aim(const struct td_limit *l) {
-    return l->slowdown_max * less(AIM_MAX, AIM * spread(&l->alone) / spread(&l->together));
+    return l->slowdown_max * less(1, AIM * spread(&l->alone) / spread(&l->together));
 }
 
 static void begin_round(struct td_limit *l, uint64_t now_ns) {
@@ -291,7 +291,7 @@ void td_limit_leave(struct td_limit *l, const struct td_limit_ticket *ticket, co
         l->measure = 1;
     if (ticket->number <= l->round_from || l->measure)
         return;
-    note_spread(&l->together, ratio, TOGETHER_MAX);
+    note_spread(&l->together, ratio, more(TOGETHER_MAX, spread(&l->alone)));
     l->round_sum += ratio;
     if (++l->round_count >= ROUND_MIN && l->round_count >= l->limit)
         end_round(l, now_ns);
