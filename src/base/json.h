@@ -28,7 +28,8 @@ enum td_err td_json_parse_pooled(struct td_json_pool *pool, struct td_str text, 
 void td_json_pool_finish(struct td_json_pool *pool);
 
 static inline struct td_str td_json_str(td_json *v) {
-    return (struct td_str){yyjson_get_str(v), yyjson_get_len(v)};
+    const char *p = yyjson_get_str(v); // the length is also that of lists and objects
+    return (struct td_str){p, p ? yyjson_get_len(v) : 0};
 }
 // obj[key] or NULL; also NULL where obj is no object or the value is JSON null.
 td_json *td_json_getn(td_json *obj, const char *key, size_t n);

@@ -67,6 +67,8 @@ static void getters_tell_types_apart(void **state) {
     assert_null(td_json_get(v, "absent"));
     assert_null(td_json_get(NULL, "s"));
     assert_null(td_json_get_str(v, "i").p);
+    assert_null(td_json_str(v).p);
+    assert_int_equal(td_json_str(v).n, 0); // an object has a length, too, but no text
     assert_int_equal(td_json_get_int(v, "i", 9), -3);
     assert_int_equal(td_json_get_int(v, "u", 9), 9);
     assert_int_equal(td_json_get_int(v, "d", 9), 9);

@@ -231,6 +231,15 @@ static void wrong_types_do_no_harm(void **state) {
            "\"token\":\"t\",\"top_logprobs\":[7]}]}}],\"usage\":{\"prompt_tokens\":-5,\"completion_tokens\":\"x\"}}\n\n"
            "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n",
            "start 0 model=\"\" id=\"\"\ndelta 0 text=\"a\"\nusage 0 0/0 cached 0 reasoning 0\nfinish 0 stop\nend 0\n");
+    // Objects where text belongs, one of them beside token probabilities.
+    struct log log;
+    run((struct how){0},
+        TD_STR("data: {\"choices\":[{\"delta\":{\"content\":{\"a\":1,\"b\":2}},\"logprobs\":{\"content\":["
+               "{\"token\":\"t\",\"logprob\":-1}]}}]}\n\n"
+               "data: {\"choices\":[{\"delta\":{\"content\":[{\"thinking\":{\"a\":1}}]}}]}\n\n" FINISH("stop") DONE),
+        0, false, &log);
+    assert_non_null(memmem(log.text.p, log.text.n, "damaged ", 8));
+    td_buf_finish(&log.text);
 }
 
 #define CALL(fields) DELTA("\"tool_calls\":[{" fields "}]")
