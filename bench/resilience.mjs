@@ -7,7 +7,6 @@
 //   progressive  the starter's draft beside a cloud that takes 800 ms to its first token
 //   overload  ten times what the device can serve: goodput, latency of those let in, who is turned away
 import { spawn } from "node:child_process";
-import { connect } from "node:net";
 import { networkInterfaces } from "node:os";
 import { join, resolve } from "node:path";
 import { performance } from "node:perf_hooks";
@@ -110,69 +109,25 @@ async function gone() {
   console.log(`later ones: ${figure(later)}; where no such target is configured: ${figure(plain)}`);
 }
 
-// fetch and node:http would take more of the processor than what is measured: bytes made once, over connections that are
-// kept, of whose answers only the status and the length are looked at.
-const idle = new Map();
-function connection(t) {
-  const c = { socket: connect(Number(new URL(t.url).port), "127.0.0.1"), left: -1, head: "" };
-  c.socket.setNoDelay(true).on("data", (d) => {
-    if (c.left < 0) {
-      c.head += d.toString("latin1");
-      const end = c.head.indexOf("\r\n\r\n");
-      if (end < 0) return;
-      c.status = Number(c.head.slice(9, 12));
-      c.left = Number(/content-length: *(\d+)/i.exec(c.head)[1]) - (c.head.length - end - 4);
-    } else c.left -= d.length;
-    if (c.left > 0) return;
-    c.left = -1;
-    c.head = "";
-    idle.get(t).push(c);
-    c.done(c.status);
-  }).on("close", () => c.done?.(0)).on("error", () => {});
-  return c;
-}
-const post = (t, bytes) => new Promise((done) => {
-  if (!idle.has(t)) idle.set(t, []);
-  let c;
-  do c = idle.get(t).pop(); while (c?.socket.destroyed);
-  c ??= connection(t);
-  c.done = done;
-  c.socket.write(bytes);
-});
-const bytes = (t, body) => {
-  const text = JSON.stringify(body);
-  return Buffer.from(`POST /v1/completions HTTP/1.1\r\nhost: ${new URL(t.url).host}\r\ncontent-type: application/json\r\ncontent-length: ${text.length}\r\n\r\n${text}`);
-};
-
 // What a load generator sees after `warm` seconds: latency of each answer, refusals by priority.
 async function load(t, { rate, clients, warm = 1, seconds, tokens }) {
-  const done = [], kinds = { interactive: [0, 0], batch: [0, 0] }, begin = performance.now(), jobs = [];
-  const from = begin + warm * 1000, until = from + seconds * 1000, asks = {};
-  for (const priority in kinds) asks[priority] = bytes(t, { model: "device", prompt: "one two three", max_tokens: tokens, tandem: { priority } });
-  const one = async (priority) => {
-    const start = performance.now();
-    const ok = (await post(t, asks[priority])) === 200;
-    const end = performance.now();
-    if (start >= from) kinds[priority][ok ? 0 : 1]++;
-    if (ok && end >= from) done.push({ start, end, ms: end - start });
-    return ok;
-  };
-  if (clients)
-    await Promise.all(Array.from({ length: clients }, async () => { while (performance.now() < until) if (!(await one("interactive"))) await sleep(5); }));
-  else
-    for (let i = 0; performance.now() < until; i++) {
-      jobs.push(one(i % 2 ? "batch" : "interactive").catch(() => {}));
-      await sleep(Math.max(0, begin + ((i + 1) * 1000) / rate - performance.now()));
-    }
-  await Promise.all(jobs);
-  return { goodput: done.filter((d) => d.end <= until).length / seconds, ms: done.filter((d) => d.start >= from).map((d) => d.ms), kinds };
+  const names = clients ? ["interactive"] : ["interactive", "batch"], bodies = tokens.flatMap((n) => names.map((priority) => [priority, n]));
+  const body = ([priority, n]) => JSON.stringify({ model: "device", prompt: "one two three", max_tokens: n, tandem: { priority } });
+  const child = spawn(join(build, "bench/load"), [new URL(t.url).port, "/v1/completions", ...(clients ? ["-c", clients] : ["-r", rate]),
+    "-w", warm, "-s", seconds, ...bodies.map(body)].map(String), { stdio: ["ignore", "pipe", "inherit"] });
+  let text = "";
+  for await (const piece of child.stdout) text += piece;
+  const { goodput, own, kinds, ms } = JSON.parse(text);
+  return { goodput, own, ms, kinds: Object.fromEntries(names.map((name) => [name, kinds.filter((_, i) => bodies[i][0] === name).reduce((a, b) => [a[0] + b[0], a[1] + b[1]])])) };
 }
 
 // Alone and peak before and after ten times that, and the means of both: a machine whose speed drifts is not held against
 // the overload, nor for it. The medians of the rounds (ROUNDS=3) are compared. PARALLEL="1 4" and SLOWDOWN=2 set the
-// target. Between two rounds the overload is over, but what was learned of it is not.
+// target, TOKENS="8" the lengths of the answers, in turn: answers of one length whose clients ask again at once begin and
+// end together, and their prompts are read together. Between two rounds the overload is over, but what was learned of it is not.
 async function overload() {
-  const rounds = Number(process.env.ROUNDS ?? 3), slowdown = Number(process.env.SLOWDOWN ?? 2), tokens = 8;
+  const rounds = Number(process.env.ROUNDS ?? 3), slowdown = Number(process.env.SLOWDOWN ?? 2);
+  const tokens = (process.env.TOKENS ?? "8").split(" ").map(Number);
   const mid = (list) => at(list, 0.5), p99 = (x) => at(x.ms, 0.99);
   for (const parallel of (process.env.PARALLEL ?? "1 4").split(" ").map(Number)) {
     const t = await startTandem(`targets:\n${device(`, parallel: ${parallel}, threads: 1, slowdown_max: ${slowdown}, timeouts: {connect_ms: 2000, first_token_ms: 30000, idle_ms: 30000, total_ms: 60000}`)}`);
@@ -196,7 +151,7 @@ async function overload() {
     const ratios = (f) => { const list = runs.map(f); return `${mid(list).toFixed(2)} (${list.map((v) => v.toFixed(2)).join(", ")})`; };
     console.log(`parallel: ${parallel}, slowdown_max: ${slowdown}, ${rounds} rounds\n  one client: ${mid(runs.map((r) => r.alone.goodput)).toFixed(1)} answers/s, ${figure(all("alone"))}`);
     console.log(`  peak, ${runs.map((r) => r.peak.clients).join(", ")} clients: ${mid(runs.map((r) => r.peak.goodput)).toFixed(1)} answers/s, ${figure(all("peak"))}`);
-    console.log(`  ten times that offered: ${mid(runs.map((r) => r.over.goodput)).toFixed(1)} answers/s, those let in ${figure(all("over"))}`);
+    console.log(`  ten times that offered: ${mid(runs.map((r) => r.over.goodput)).toFixed(1)} answers/s, those let in ${figure(all("over"))}; the generator took ${mid(runs.map((r) => r.over.own)).toFixed(2)} of a core`);
     console.log(`  goodput against peak, median of rounds: ${ratios((r) => r.over.goodput / r.peak.goodput)}`);
     console.log(`  p99 of those let in against one client's: ${ratios((r) => p99(r.over) / p99(r.alone))}; p50 against p50: ${ratios((r) => at(r.over.ms, 0.5) / at(r.alone.ms, 0.5))}`);
     console.log(`  its own view at the end of each round: ${runs.map((r) => `limit ${r.limit.toFixed(2)}, ${r.slowdown.toFixed(2)} x ${r.alone_ms} ms`).join("; ")}`);
